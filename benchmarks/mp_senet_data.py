@@ -1,0 +1,77 @@
+"""Lay out the training data of the bundled MP-SENet weights: which recordings train, which judge.
+
+    python benchmarks/mp_senet_data.py DATA PROMPTS OUT
+
+DATA holds the speech/ and noise/ folders named in the model card; PROMPTS the unpacked Debian packages
+asterisk-core-sounds-{it,ru}-g722 (needs PyAV to decode G.722: pip install av). Writes OUT/{train,held_out}/{clean,noise}.
+Whole speakers and whole noise recordings are held out; the English and French prompts (and the Spanish ones, by the
+English speaker) are not used at all, because the samples that ship are made of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+HELD_OUT_SPEAKERS = 20  # of librispeech_many_speakers, the last by name
+HELD_OUT_READERS = 2  # of librispeech_test_other, likewise
+HELD_OUT_NOISES = {"running_tap", "train", "typing", "crowd_cheering", "city"}
+PROMPT_MINUTES = 8.0  # of each language
+
+
+def main(data: Path, prompts: Path, out: Path) -> None:
+    """Write the four folders."""
+    speech = data / "speech"
+    many = sorted((speech / "librispeech_many_speakers").glob("*.flac"))
+    place(many[:-HELD_OUT_SPEAKERS], out / "train/clean/librispeech_many")
+    place(many[-HELD_OUT_SPEAKERS:], out / "held_out/clean/librispeech_many")
+    readers = sorted((speech / "librispeech_test_other").rglob("*.flac"))
+    names = sorted({path.name.split("-")[0] for path in readers})
+    held = set(names[-HELD_OUT_READERS:])
+    place([p for p in readers if p.name.split("-")[0] not in held], out / "train/clean/librispeech_other")
+    place([p for p in readers if p.name.split("-")[0] in held], out / "held_out/clean/librispeech_other")
+    place(sorted((speech / "kathleen_48k").rglob("*.flac")), out / "train/clean/kathleen")
+    place(sorted((speech / "ljspeech_22k").rglob("*.flac")), out / "train/clean/ljspeech")
+    for language in ("it", "ru"):
+        decode_prompts(prompts / language, out / f"train/clean/prompts_{language}")
+    with (data / "noise/index.tsv").open() as file:
+        free = [row["file"] for row in csv.DictReader(file, delimiter="\t") if "NC" not in row.get("licence", "")]
+    noises = [path for path in sorted((data / "noise").rglob("*.flac")) if path.parent.name != "esc50_excerpt"]
+    print(f"{len(noises)} noises, {len(free)} of them listed under a free licence")
+    place([p for p in noises if p.stem not in HELD_OUT_NOISES], out / "train/noise")
+    place([p for p in noises if p.stem in HELD_OUT_NOISES], out / "held_out/noise")
+
+
+def place(paths: list[Path], folder: Path) -> None:
+    """Link files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        link = folder / f"{path.parent.name}_{path.name}"
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    print(f"{len(paths):4d} files  {folder}")
+
+
+def decode_prompts(source: Path, folder: Path) -> None:
+    """The longest prompts of one voice, up to ``PROMPT_MINUTES``, as FLAC at 16 kHz."""
+    import av
+
+    folder.mkdir(parents=True, exist_ok=True)
+    left = PROMPT_MINUTES * 60
+    for path in sorted(source.rglob("*.g722"), key=lambda p: -p.stat().st_size):
+        if left <= 0:
+            break
+        with av.open(str(path), format="g722") as container:
+            parts = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+        samples = np.concatenate(parts).astype(np.int16)
+        soundfile.write(folder / f"{path.stem}.flac", samples, 16000)
+        left -= len(samples) / 16000
+    print(f"{PROMPT_MINUTES - left / 60:.1f} min  {folder}")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

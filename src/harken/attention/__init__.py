@@ -1,0 +1,111 @@
+"""Attention mechanisms: one file each, one contract (``Attention``), built by name with :func:`create_attention`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from harken.attention._base import (
+    Attention,
+    Capabilities,
+    Cost,
+    KeyValueCache,
+    ProjectedAttention,
+    move_state,
+    select_state,
+)
+from harken.errors import InputError
+
+__all__ = [
+    "Attention",
+    "Capabilities",
+    "Cost",
+    "KeyValueCache",
+    "ProjectedAttention",
+    "attention_class",
+    "create_attention",
+    "list_attention",
+    "move_state",
+    "register_attention",
+    "select_state",
+]
+
+# name -> where its class lives ("module:class"), so that naming the mechanisms imports none of them
+_MECHANISMS: dict[str, str | type[Attention]] = {
+    "softmax": "harken.attention.softmax:SoftmaxAttention",
+    "linear": "harken.attention.linear:LinearAttention",
+}
+
+
+def register_attention(mechanism: type[Attention]) -> type[Attention]:
+    """Add a mechanism of your own under its ``name``; usable as a class decorator.
+
+    Running a notebook cell again replaces the class it defined before.
+
+    Raises:
+        InputError: the class has no name, or another mechanism has it.
+    """
+    if not isinstance(getattr(mechanism, "name", None), str):
+        raise InputError(f"{mechanism.__name__} has no name: give the class a line like name = 'my-attention'")
+    known = _MECHANISMS.get(mechanism.name)
+    if known is not None and _address(known) != _address(mechanism):
+        raise InputError(f"an attention mechanism named '{mechanism.name}' exists already: choose another name")
+    _MECHANISMS[mechanism.name] = mechanism
+    return mechanism
+
+
+def _address(mechanism: str | type[Attention]) -> str:
+    return mechanism if isinstance(mechanism, str) else f"{mechanism.__module__}:{mechanism.__qualname__}"
+
+
+def attention_class(name: str) -> type[Attention]:
+    """The class behind a mechanism's name.
+
+    Raises:
+        InputError: no mechanism has that name.
+    """
+    try:
+        entry = _MECHANISMS[name]
+    except KeyError:
+        raise InputError(f"no attention mechanism named '{name}': one of {', '.join(sorted(_MECHANISMS))}") from None
+    if isinstance(entry, str):
+        module, _, attribute = entry.partition(":")
+        return getattr(import_module(module), attribute)
+    return entry
+
+
+def create_attention(name: str, *, dim: int, heads: int, causal: bool = False, **options: Any) -> Attention:
+    """Build an attention mechanism by name.
+
+    Args:
+        name: one of :func:`list_attention`.
+        dim: channels of input and output.
+        heads: parallel heads.
+        causal: position ``t`` sees only positions up to ``t``.
+        **options: the mechanism's own options, as its class documents them; an unknown one is a ``TypeError``.
+
+    >>> import torch
+    >>> create_attention("linear", dim=8, heads=2, causal=True)(torch.randn(1, 5, 8)).shape
+    torch.Size([1, 5, 8])
+    """
+    return attention_class(name)(dim, heads, causal=causal, **options)
+
+
+def list_attention(**capabilities: bool) -> list[str]:
+    """Names of the mechanisms, optionally only those with the given capabilities.
+
+    >>> "softmax" in list_attention(causal=True, step=True)
+    True
+    """
+    unknown = capabilities.keys() - Capabilities.__dataclass_fields__.keys()
+    if unknown:
+        raise InputError(
+            f"no such capability: {', '.join(sorted(unknown))}; known: {', '.join(Capabilities.__dataclass_fields__)}"
+        )
+    if not capabilities:
+        return sorted(_MECHANISMS)
+    return [
+        name
+        for name in sorted(_MECHANISMS)
+        if all(getattr(attention_class(name).capabilities, key) is value for key, value in capabilities.items())
+    ]

@@ -1,0 +1,1 @@
+"""Readers, mixers and datasets."""

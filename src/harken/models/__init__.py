@@ -1,0 +1,83 @@
+"""The systems, listed, built and loaded by slug."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harken.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from harken.models._base import Model
+
+__all__ = ["list_models", "load", "model_class", "weights_folder"]
+
+# slug -> where its class lives, so that naming the models imports none of them
+_MODELS = {"mp-senet": "harken.models.enhance.mp_senet:MPSENet"}
+
+
+def list_models(room: str | None = None) -> list[str]:
+    """Slugs of the models, optionally of one room (``"enhance"``, ``"speak"``…).
+
+    >>> "mp-senet" in list_models("enhance")
+    True
+    """
+    return [slug for slug, path in _MODELS.items() if room is None or path.split(".")[2] == room]
+
+
+def model_class(slug: str) -> type[Model]:
+    """The class of a model.
+
+    Raises:
+        InputError: no model has that slug.
+    """
+    try:
+        module, _, name = _MODELS[slug].partition(":")
+    except KeyError:
+        raise InputError(f"no model named '{slug}': one of {', '.join(_MODELS)}") from None
+    return getattr(import_module(module), name)
+
+
+def weights_folder(slug: str) -> Path | None:
+    """Where a model's bundled weights lie; None when none ship."""
+    folder = Path(str(files("harken"))) / "weights" / slug
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def load(slug: str, weights: str | Path | None = None, *, device: str = "cpu") -> Any:
+    """A model with weights, ready for inference.
+
+    Args:
+        slug: one of :func:`list_models`.
+        weights: None for the bundled ones; a folder or Hub repository saved by ``save_pretrained``; or a checkpoint
+            file, harken's own or the authors'.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: there are no such weights, or they do not fit.
+    """
+    from harken.models._base import read_tensors
+
+    model_type = model_class(slug)
+    if weights is None:
+        folder = weights_folder(slug)
+        if folder is None:
+            raise CheckpointError(f"'{slug}' ships no weights: train some with 'harken train {slug}' or pass --weights")
+        return model_type.from_pretrained(str(folder)).to(device)
+    path = Path(weights)
+    if path.is_file() and path.parent.joinpath("config.json").is_file() and path.suffix == ".safetensors":
+        return model_type.from_pretrained(str(path.parent)).to(device)
+    if path.is_file():
+        return model_type.from_authors(read_tensors(path)).to(device).eval()
+    if path.is_dir():
+        return model_type.from_pretrained(str(path)).to(device)
+    if path.suffix or path.is_absolute() or str(weights).count("/") != 1:
+        raise CheckpointError(f"no weights at '{weights}': expected a folder, a checkpoint file or a Hub repository 'owner/name'")
+    try:
+        return model_type.from_pretrained(str(weights)).to(device)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"cannot load '{weights}' from the Hub: {str(error).splitlines()[0][:200]}") from None

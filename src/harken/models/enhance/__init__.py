@@ -1,0 +1,1 @@
+"""Systems that clean, restore or extend a recording."""

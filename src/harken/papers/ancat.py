@@ -1,0 +1,16 @@
+"""ANCAT: a streaming recogniser that decides frame by frame how far to look ahead (arXiv 2305.04159)."""
+
+from __future__ import annotations
+
+from harken.papers._record import Paper
+
+PAPER = Paper(
+    slug="ancat",
+    title="Lookahead When It Matters: Adaptive Non-causal Transformers for Streaming Neural Transducers",
+    arxiv="2305.04159",
+    repository=None,
+    licence="no code published",
+    kind=("attention", "model"),
+    rooms=("attention/adaptive_lookahead.py", "models/hear/ancat.py"),
+    reached_by=("harken transcribe --stream",),
+)

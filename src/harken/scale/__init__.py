@@ -1,0 +1,1 @@
+"""Sequence parallelism and batch jobs."""

@@ -1,0 +1,1 @@
+"""Differentiable transforms between waveforms and what models read."""

@@ -1,0 +1,84 @@
+"""Long recordings in constant memory: overlapping chunks, cross-faded, from one stream of blocks to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from math import ceil
+
+import numpy as np
+from jaxtyping import Float
+
+from harken.errors import InputError
+
+Process = Callable[[Float[np.ndarray, "_ channels"]], Float[np.ndarray, "_ channels"]]
+
+
+def plan_chunks(frames: int, chunk: int, overlap: int) -> list[tuple[int, int]]:
+    """``(start, stop)`` of equally long chunks, none above ``chunk`` frames, neighbours sharing ``overlap`` frames.
+
+    Equal lengths spare the model a short last chunk, on which its statistics would be poor. A recording that fits in
+    one chunk is one chunk.
+
+    Raises:
+        InputError: ``chunk`` is not positive, or ``overlap`` is negative or above half a chunk.
+
+    >>> plan_chunks(24, chunk=10, overlap=4)
+    [(0, 9), (5, 14), (10, 19), (15, 24)]
+    """
+    if chunk < 1 or not 0 <= 2 * overlap <= chunk:
+        raise InputError(f"chunks must be positive and overlap by at most half, got {chunk} and {overlap} frames")
+    if frames <= chunk:
+        return [(0, frames)]
+    count = ceil((frames - overlap) / (chunk - overlap))
+    edges = [i * (frames - overlap) // count for i in range(count + 1)]
+    return [(start, stop + overlap) for start, stop in pairwise(edges)]
+
+
+def process_in_chunks(
+    blocks: Iterable[Float[np.ndarray, "_ channels"]],
+    process: Process,
+    *,
+    frames: int,
+    channels: int,
+    chunk: int,
+    overlap: int,
+) -> Iterator[Float[np.ndarray, "_ channels"]]:
+    """Run ``process`` on overlapping chunks of a stream and cross-fade its results by sin² ramps, which sum to one.
+
+    Args:
+        blocks: the stream, cut anywhere.
+        process: maps a chunk to another of the same shape.
+        frames: length of the whole stream; a shorter stream is continued by silence.
+        channels: columns of every block.
+        chunk: frames given to ``process`` at most.
+        overlap: frames in which one chunk's result fades into the next one's.
+    """
+    fade_in = np.sin(np.pi / 2 * (np.arange(overlap, dtype=np.float32)[:, None] + 0.5) / max(overlap, 1)) ** 2
+    source = iter(blocks)
+    held = np.zeros((0, channels), np.float32)  # from the start of the chunk on
+    faded = np.zeros((0, channels), np.float32)  # the end of the last chunk's result, already faded out
+    plan = plan_chunks(frames, chunk, overlap)
+    for index, (start, stop) in enumerate(plan):
+        held = _fill(held, source, stop - start)
+        result = process(held[: stop - start])
+        if len(faded):
+            result = np.concatenate((result[:overlap] * fade_in + faded, result[overlap:]))
+        if index == len(plan) - 1:
+            yield result
+            return
+        advance = plan[index + 1][0] - start
+        faded = result[advance:] * (1 - fade_in)
+        held = held[advance:]
+        yield result[:advance]
+
+
+def _fill(held: np.ndarray, source: Iterator[np.ndarray], frames: int) -> np.ndarray:
+    parts, count = [held], len(held)
+    while count < frames:
+        block = next(source, None)
+        if block is None:
+            block = np.zeros((frames - count, held.shape[1]), np.float32)
+        parts.append(block)
+        count += len(block)
+    return np.concatenate(parts) if len(parts) > 1 else held

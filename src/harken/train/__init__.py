@@ -1,0 +1,1 @@
+"""One training loop, the losses, one recipe per system."""
