@@ -27,7 +27,7 @@ lint: $(VENV)/.installed-dev  ## style, types and the direction of imports
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed-dev  ## time the fast paths against what else there is
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -10,11 +10,14 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
+import tests.shapes
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Rooms whose functions take tensors. Must come before the first import of harken. Tasks, readers and the command line
 # take hostile input and say so in their own words, so they are left alone.
 install_import_hook(
-    ["harken.attention", "harken.layers", "harken.models", "harken.observation", "harken.signal"], "beartype.beartype"
+    ["harken.attention", "harken.layers", "harken.models", "harken.observation", "harken.signal"],
+    f"{tests.shapes.__name__}.checked",
 )
 pytest.register_assert_rewrite("tests.attention.kit")
 

@@ -22,7 +22,7 @@ from harken.data.audio import Audio, read, write
 def test_one_file(identity, noisy, capsys):
     assert main(["enhance", str(noisy)]) == 0
     assert read(noisy.with_name("noisy.enhanced.wav")).frames == 4000
-    assert "noisy.enhanced.wav" in capsys.readouterr().out.replace("\n", "")
+    assert str(noisy.with_name("noisy.enhanced.wav")) in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_quiet_says_nothing(identity, noisy, capsys):

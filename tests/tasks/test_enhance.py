@@ -1,4 +1,4 @@
-"""One recording: what comes in comes out of the same kind, rate, length and channels, with only the model in between."""
+"""One recording: the same kind, rate, length and channels come back, with only the model in between."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ def die_on_b(pair: Pair) -> str:
     return pair.name
 
 
+@pytest.mark.slow
 def test_a_dying_worker_costs_its_own_pair_only():
     pairs = [Pair(name, Path(name), Path(name)) for name in "abc"]
     first, second, third = run_pairs(die_on_b, pairs, (), workers=2)

@@ -84,7 +84,8 @@ def enhance(
     elif report is not None:
         _save(Path(report), _as_json(result))
     for file in result.failed:
-        print(f"error: {file.error}", file=sys.stderr)
+        where = "" if file.input in str(file.error) else f"'{file.input}': "
+        print(f"error: {where}{file.error}", file=sys.stderr)
     if result.failed:
         print(f"{len(result.failed)} of {len(result.files)} inputs failed", file=sys.stderr)
         raise typer.Exit(1 if result.done else 2)
@@ -130,23 +131,24 @@ def _print_summary(result: EnhanceReport, console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("input", overflow="fold")
-    table.add_column("output", overflow="fold")
+    table.add_column("file", overflow="fold")
     for name in ("seconds", "took", "level dBFS", "noise floor dB"):
         table.add_column(name, justify="right", no_wrap=True)
     for file in result.files:
+        name = escape("stdin" if file.input == "-" else Path(file.input).name)
         if file.error is not None:
-            table.add_row(escape(file.input), "[red]failed[/red]", "", "", "", "")
+            table.add_row(name, "[red]failed[/red]", "", "", "")
             continue
         table.add_row(
-            escape(file.input),
-            escape(file.output or ""),
+            name,
             f"{file.seconds:.1f}",
             f"{file.elapsed:.1f} s",
             f"{file.input_level_dbfs:.1f} to {file.output_level_dbfs:.1f}",
             f"{-(file.noise_floor_drop_db or 0):+.1f}",
         )
     console.print(table)
+    for output in (file.output for file in result.done if file.output != "-"):
+        console.print(f"wrote: {escape(output or '')}", highlight=False, soft_wrap=True)
     for picture in (file.picture for file in result.done if file.picture):
         console.print(f"picture: {escape(picture)}", highlight=False, soft_wrap=True)
     notes: dict[str, list[str]] = {}

@@ -75,7 +75,8 @@ def score_enhance(
 
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bars:
         bar = bars.add_task("", total=None)
 
         def advance(name: str, done: float, total: float) -> None:

@@ -17,6 +17,8 @@ __all__ = ["list_models", "load", "model_class", "weights_folder"]
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {"mp-senet": "harken.models.enhance.mp_senet:MPSENet"}
 
+_FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
+
 
 def list_models(room: str | None = None) -> list[str]:
     """Slugs of the models, optionally of one room (``"enhance"``, ``"speak"``…).
@@ -58,26 +60,28 @@ def load(slug: str, weights: str | Path | None = None, *, device: str = "cpu") -
     Raises:
         CheckpointError: there are no such weights, or they do not fit.
     """
-    from harken.models._base import read_tensors
+    from harken.models._base import first_line, read_tensors
 
     model_type = model_class(slug)
     if weights is None:
         folder = weights_folder(slug)
         if folder is None:
             raise CheckpointError(f"'{slug}' ships no weights: train some with 'harken train {slug}' or pass --weights")
-        return model_type.from_pretrained(str(folder)).to(device)
+        return model_type.from_pretrained(folder).to(device)
     path = Path(weights)
-    if path.is_file() and path.parent.joinpath("config.json").is_file() and path.suffix == ".safetensors":
-        return model_type.from_pretrained(str(path.parent)).to(device)
-    if path.is_file():
-        return model_type.from_authors(read_tensors(path)).to(device).eval()
     if path.is_dir():
-        return model_type.from_pretrained(str(path)).to(device)
-    if path.suffix or path.is_absolute() or str(weights).count("/") != 1:
-        raise CheckpointError(f"no weights at '{weights}': expected a folder, a checkpoint file or a Hub repository 'owner/name'")
+        return model_type.from_pretrained(path).to(device)
+    if path.is_file():
+        config = path.with_name("config.json")
+        if path.suffix == ".safetensors" and config.is_file():
+            return model_type.from_files(config, path).to(device)
+        return model_type.from_authors(read_tensors(path)).to(device).eval()
+    if path.suffix in _FILE_ENDINGS or path.is_absolute() or str(weights).count("/") != 1:
+        expected = "expected a folder, a checkpoint file or a Hub repository 'owner/name'"
+        raise CheckpointError(f"no weights at '{weights}': {expected}")
     try:
         return model_type.from_pretrained(str(weights)).to(device)
     except CheckpointError:
         raise
-    except Exception as error:
-        raise CheckpointError(f"cannot load '{weights}' from the Hub: {str(error).splitlines()[0][:200]}") from None
+    except Exception as error:  # no network, no such repository, no access: the Hub's client has an error for each
+        raise CheckpointError(f"no file '{weights}' here, and none from the Hub: {first_line(error)}") from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -17,9 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harken.errors import CheckpointError, InputError
+from harken.errors import CheckpointError, InputError, OutputError
 
 MAX_CONFIG_BYTES = 1 << 20
+_HUB_OPTIONS = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+
+AnyModel = TypeVar("AnyModel", bound="Model")  # not Self: a checker that sees one method at a time cannot resolve it
 
 
 class Model(nn.Module, PyTorchModelHubMixin):
@@ -40,12 +45,28 @@ class Model(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     @abstractmethod
-    def from_authors(cls, state_dict: Mapping[str, Any], config: Any = None) -> Self:
+    def from_authors(cls: type[AnyModel], state_dict: Mapping[str, Any], config: Any = None) -> AnyModel:
         """Build the model from the authors' parameter names.
 
         Raises:
             CheckpointError: parameters are missing, left over, or of another size.
         """
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write ``config.json`` and ``model.safetensors`` (and a model card where there is none); each lands whole.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        try:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self._save_pretrained(Path(save_directory))
+            if options or not (Path(save_directory) / "README.md").exists():
+                # the Hub's own method takes the configuration away before it writes the new one: only for its extras
+                return super().save_pretrained(save_directory, **options)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"cannot save the model in '{save_directory}': {error}") from None
+        return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {"slug": self.slug, **dataclasses.asdict(self.config)}
@@ -57,18 +78,39 @@ class Model(nn.Module, PyTorchModelHubMixin):
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **hub: Any) -> Self:
-        folder = Path(model_id)
-        hub.pop("config", None)
+    def from_pretrained(cls: type[AnyModel], pretrained_model_name_or_path: str | Path, **options: Any) -> AnyModel:
+        """The model of a folder that :meth:`save_pretrained` wrote, or of a Hub repository, ready for inference.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or ``owner/name``.
+            **options: of the Hub: ``revision``, ``cache_dir``, ``force_download``, ``token``, ``local_files_only``.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, hostile, or of another model.
+        """
+        if unknown := options.keys() - set(_HUB_OPTIONS):
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}; known: {', '.join(_HUB_OPTIONS)}")
+        folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            keys = ("revision", "cache_dir", "force_download", "token", "local_files_only")
-            patterns = ["config.json", "model.safetensors"]
-            folder = Path(snapshot_download(model_id, allow_patterns=patterns, **{k: hub[k] for k in keys if k in hub}))
-        model = cls(read_config(cls, folder / "config.json"))
-        load_weights(model, read_tensors(folder / "model.safetensors"))
-        return model.to(map_location).eval()
+            files = ["config.json", "model.safetensors"]
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=files, **options))
+        return cls.from_files(folder / "config.json", folder / "model.safetensors")
+
+    @classmethod
+    def from_files(cls: type[AnyModel], config: Path, weights: Path) -> AnyModel:
+        """The model of a configuration file and a weights file, ready for inference.
+
+        Raises:
+            CheckpointError: one of them is missing, damaged, or of another model.
+        """
+        made, state = read_config(cls, config), read_tensors(weights)
+        with torch.device("meta"):  # sizes first: a hostile configuration may ask for more memory than there is
+            _check_fit(cls(made), state)
+        model = cls(made)
+        load_weights(model, state)
+        return model.eval()
 
 
 def read_config(model_class: type[Model], path: Path) -> Any:
@@ -78,12 +120,15 @@ def read_config(model_class: type[Model], path: Path) -> Any:
         CheckpointError: the file is missing, not JSON, of another model, or has unknown or ill-typed entries.
     """
     if not path.is_file():
-        raise CheckpointError(f"no {path.name} in '{path.parent}': a model folder holds config.json and model.safetensors")
+        expected = "a model folder holds config.json and model.safetensors"
+        raise CheckpointError(f"no {path.name} in '{path.parent}': {expected}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise CheckpointError(f"'{path}' is too large for a configuration")
     try:
-        entries = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}': {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' is not valid JSON: {error}") from None
     if not isinstance(entries, dict):
         raise CheckpointError(f"'{path}' should hold one JSON object")
@@ -94,10 +139,31 @@ def read_config(model_class: type[Model], path: Path) -> Any:
     if unknown := sorted(entries.keys() - known):
         raise CheckpointError(f"'{path}' has unknown entries: {', '.join(unknown)}")
     entries = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
+    hints = get_type_hints(model_class.Config)
+    for name, value in entries.items():
+        if not _is_a(value, hints[name]):
+            raise CheckpointError(f"'{path}' has an unusable entry, {name} = {str(value)[:40]!r}")
     try:
         return model_class.Config(**entries)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}' does not describe a {model_class.slug}: {error}") from None
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    """Whether a value read from JSON fits the annotation of a configuration's field."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in args)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, option) for option in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = args[:1] * len(value) if args[1:] == (...,) else args
+        return len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is hint if isinstance(hint, type) else True
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -117,8 +183,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpicklers raise anything at all on hostile bytes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"'{path}' is not a checkpoint of plain tensors, so it was not loaded: {reason[:200]}") from None
+        reason = first_line(error)
+        raise CheckpointError(f"'{path}' is not a checkpoint of plain tensors, so not loaded: {reason}") from None
     if not isinstance(entries, Mapping):
         raise CheckpointError(f"'{path}' holds a {type(entries).__name__}, not a dictionary of tensors")
     return dict(entries)
@@ -130,23 +196,31 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names or sizes do not fit; the first misfit is named.
     """
+    _check_fit(model, state)
+    for name, given in state.items():
+        if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+            raise CheckpointError(f"'{name}' holds NaN or infinite values: the file is damaged")
+    model.load_state_dict(dict(state))
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise where a state dictionary has other names or shapes than a model, which may be on the meta device."""
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
     if missing or unknown:
-        first = f"'{missing[0]}' is missing" if missing else f"'{unknown[0]}' is unknown"
+        first = f"'{missing[0]}' is missing" if missing else f"'{str(unknown[0])[:100]}' is unknown"
         raise CheckpointError(
             f"these weights are of another model or configuration: {len(missing)} parameters missing, "
             f"{len(unknown)} unknown ({first})"
         )
     for name, tensor in own.items():
         given = state[name]
-        if not isinstance(given, Tensor) or given.shape != tensor.shape:
-            shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise CheckpointError(f"'{name}' has shape {shape} where {tuple(tensor.shape)} is expected: another configuration?")
-        if given.is_floating_point() and not bool(torch.isfinite(given).all()):
-            raise CheckpointError(f"'{name}' holds NaN or infinite values: the file is damaged")
-    model.load_state_dict(dict(state))
+        if not isinstance(given, Tensor) or given.layout != torch.strided or given.is_complex():
+            raise CheckpointError(f"'{name}' is not a tensor of plain numbers: the file is damaged")
+        if given.shape != tensor.shape:
+            expected = f"{tuple(tensor.shape)} is expected: another configuration?"
+            raise CheckpointError(f"'{name}' has shape {tuple(given.shape)} where {expected}")
 
 
 class Enhancer(Model):
@@ -167,7 +241,12 @@ class Enhancer(Model):
         """
 
 
-def _replace(path: Path, write: Any) -> None:
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line of bounded length; its type where it says nothing."""
+    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

@@ -74,13 +74,13 @@ def plan_outputs(
     if out is None:
         jobs = [job for job in jobs if not (job.found and job.source.stem.endswith(f".{suffix}"))]
         plan = [(job, PIPE if job.source == PIPE else _beside(job.source, suffix)) for job in jobs]
-        made = {os.path.realpath(target) for _, target in plan}
+        made = {os.path.realpath(target) for _, target in plan if target != PIPE}
         plan = [(job, target) for job, target in plan if os.path.realpath(job.source) not in made]
     elif str(out) == "-":
         if several or len(jobs) > 1:
             raise OutputError("standard output takes one result: name a folder with -o")
         plan = [(jobs[0], PIPE)]
-    elif several or len(jobs) > 1 or _names_folder(out):
+    elif several or len(jobs) > 1 or names_folder(out):
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"cannot write {len(jobs)} results to '{out}': it is a file; name a folder with -o")
@@ -118,7 +118,8 @@ def _writable_name(target: Path) -> Path:
     return target if target.suffix.lower() in FORMATS else target.with_suffix(".wav")
 
 
-def _names_folder(out: str | os.PathLike[str]) -> bool:
+def names_folder(out: str | os.PathLike[str]) -> bool:
+    """Whether ``-o`` means a folder though there is one input: it is one, ends in a slash, or has no extension."""
     return Path(out).is_dir() or str(out).endswith(("/", os.sep)) or not Path(out).suffix
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from harken.data.audio import AudioFile, check_target, open_audio, open_writer
 from harken.errors import HarkenError, OutputError
-from harken.tasks.batch import PIPE, Job, find_inputs, plan_outputs
+from harken.tasks.batch import PIPE, Job, find_inputs, names_folder, plan_outputs
 from harken.tasks.enhance import Measured, Progress, Run
 from harken.tasks.pictures import draw_before_after, require_matplotlib
 
@@ -109,6 +109,7 @@ def enhance_files(
     named = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     jobs = find_inputs(named)
     several = len(named) > 1 or any(job.found for job in jobs)
+    in_folder = out is not None and str(out) != "-" and (several or names_folder(out))
     plan = plan_outputs(jobs, out, several=several, suffix="enhanced", overwrite=overwrite)
     if plot:
         require_matplotlib()
@@ -119,14 +120,14 @@ def enhance_files(
         if job.source != PIPE:
             with open_audio(job.source):
                 pass
-        if target != PIPE and not several:
+        if target != PIPE and not in_folder:
             check_target(target)
     run = Run.load(model, weights, device=device, chunk=chunk, overlap=overlap)
     report = EnhanceReport(model if isinstance(model, str) else type(model).__name__, [])
     for job, target in plan:
         result = FileResult(str(job.source))
         try:
-            if several and target != PIPE:
+            if in_folder:
                 _make_folder(target.parent)
             _enhance_file(run, job, target, result, plot=plot, progress=progress)
         except (HarkenError, OSError, RuntimeError, ValueError) as error:
@@ -152,12 +153,12 @@ def _enhance_file(
         else:
             _to_file(run, audio, measured, target, result, progress)
     result.output = str(target)
-    if plot and measured.sketches:
-        picture = target.with_suffix(".png")
-        draw_before_after(*measured.sketches, picture, title=target.name)
-        result.picture = str(picture)
     result.elapsed = time.perf_counter() - began
     result.real_time_factor = result.elapsed / result.seconds
+    if measured.sketches:
+        picture = target.with_name(f"{target.name}.png")  # the whole name: never a picture that was there for itself
+        draw_before_after(*measured.sketches, picture, title=target.name)
+        result.picture = str(picture)
     result.input_level_dbfs = round(measured.before.dbfs, 2)
     result.output_level_dbfs = round(measured.after.dbfs, 2)
     result.noise_floor_drop_db = round(measured.before.quiet_dbfs - measured.after.quiet_dbfs, 1)

@@ -55,10 +55,13 @@ class Sketch:
             column = (self._hop + np.arange(len(frames))) * len(self._hits) // self._total
             column = np.minimum(column, len(self._hits) - 1)
             middle = frames[:, (_WINDOW - _HOP) // 2 : (_WINDOW + _HOP) // 2]
-            np.add.at(self.power, column, power)
-            np.add.at(self._hits, column, 1)
-            np.minimum.at(self.envelope[:, 0], column, middle.min(1))
-            np.maximum.at(self.envelope[:, 1], column, middle.max(1))
+            first_of = np.flatnonzero(np.diff(column, prepend=-1))  # columns come in order: sum run by run
+            rows = column[first_of]
+            self.power[rows] += np.add.reduceat(power, first_of)
+            self._hits[rows] += np.diff(first_of, append=len(column))
+            least, greatest = np.minimum.reduceat(middle.min(1), first_of), np.maximum.reduceat(middle.max(1), first_of)
+            self.envelope[rows, 0] = np.minimum(self.envelope[rows, 0], least)
+            self.envelope[rows, 1] = np.maximum(self.envelope[rows, 1], greatest)
             self._hop += len(frames)
         self._held = held[hops * _HOP :]
 

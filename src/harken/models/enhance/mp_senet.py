@@ -35,7 +35,8 @@ class MPSENetConfig:
         freq_stride: bins merged into one band by the encoder: 2, 4 or 8.
         encoder_depth, decoder_depth: layers of the dense blocks.
         phase: ``"absolute"``: the wrapped phase is read and predicted as it is; ``"rotation"``: the spectrum is read
-            as real and imaginary part and the decoder turns the noisy phase, so that an untrained model keeps it.
+            as real and imaginary part and the decoder turns the noisy phase, so that an untrained model keeps it;
+            ``"noisy"``: magnitude only, the noisy phase stays (the paper's ablation).
     """
 
     channels: int = 64
@@ -56,7 +57,7 @@ class MPSENetConfig:
     freq_stride: int = 2
     encoder_depth: int = 4
     decoder_depth: int = 4
-    phase: Literal["absolute", "rotation"] = "absolute"
+    phase: Literal["absolute", "rotation", "noisy"] = "absolute"
 
     def __post_init__(self) -> None:
         if sorted(self.axes) != ["freq", "time"]:
@@ -72,7 +73,9 @@ class MPSENetConfig:
     @classmethod
     def small(cls) -> Self:
         """What the bundled weights use: quick to train and to run on a laptop's CPU."""
-        return cls(channels=32, blocks=2, heads=2, ffn="conv", norm="layer", freq_stride=4, phase="rotation")
+        return cls(
+            channels=32, blocks=2, heads=2, ffn="conv", norm="layer", freq_stride=8, decoder_depth=2, phase="rotation"
+        )
 
     @classmethod
     def conformer(cls) -> Self:
@@ -90,7 +93,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ffn": ("gru", "conv"),
     "norm": ("instance", "layer"),
     "freq_stride": (2, 4, 8),
-    "phase": ("absolute", "rotation"),
+    "phase": ("absolute", "rotation", "noisy"),
 }
 
 
@@ -116,7 +119,7 @@ class MPSENet(Enhancer):
         self.encoder = Encoder(c)
         self.blocks = nn.ModuleList(TimeFrequencyBlock(c) for _ in range(c.blocks))
         self.mask_decoder = MaskDecoder(c)
-        self.phase_decoder = PhaseDecoder(c)
+        self.phase_decoder = None if c.phase == "noisy" else PhaseDecoder(c)
 
     def forward(
         self, magnitude: Float[Tensor, "batch bins frames"], phase: Float[Tensor, "batch bins frames"]
@@ -128,6 +131,8 @@ class MPSENet(Enhancer):
             x = block(x)
         x = x.permute(0, 3, 1, 2)
         enhanced_magnitude = noisy_magnitude * self.mask_decoder(x)
+        if self.phase_decoder is None:
+            return enhanced_magnitude.transpose(1, 2), phase
         return enhanced_magnitude.transpose(1, 2), self.phase_decoder(x, noisy_phase).transpose(1, 2)
 
     def enhance(

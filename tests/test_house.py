@@ -1,0 +1,89 @@
+"""The house is in order: a light import, one version, a docstring for every file, no paths of somebody's machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import harken
+
+ROOT = Path(__file__).parents[1]
+
+
+def _python(code: str) -> dict:
+    """What a fresh interpreter prints as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return json.loads(done.stdout)
+
+
+def test_the_import_is_light() -> None:
+    seen = _python(
+        "import time, torch, sys, json\n"
+        "start = time.process_time()\n"
+        "import harken\n"
+        "harken.list_attention()\n"
+        "print(json.dumps({'seconds': time.process_time() - start, 'modules': sorted(sys.modules)}))"
+    )
+    heavy = {"matplotlib", "transformers", "pesq", "scipy", "accelerate", "tensorboard", "pyroomacoustics", "gradio"}
+    assert not heavy & set(seen["modules"])
+    assert seen["seconds"] < 0.5
+
+
+def test_errors_can_be_had_without_torch() -> None:
+    seen = _python("import sys, json, harken.errors\nprint(json.dumps({'torch': 'torch' in sys.modules}))")
+    assert not seen["torch"]
+
+
+def test_every_file_says_what_it_is() -> None:
+    paths = (ROOT / "src" / "harken").rglob("*.py")
+    assert [path for path in paths if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert citation is not None
+    assert harken.__version__ == project["version"] == citation[1]
+
+
+def test_every_dependency_is_pinned_or_left_open_on_purpose() -> None:
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        re.split(r"[\[<>=]", requirement)[0].lower().replace("_", "-")
+        for group in (project["dependencies"], *project["optional-dependencies"].values())
+        for requirement in group
+    }
+    assert not wanted - pinned - {"harken"}
+
+
+def test_no_paths_of_a_machine() -> None:
+    """Nor hosts that only some machine knows: a clone anywhere has to work."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    private = re.compile(
+        r"(?<![\w.])/(?:home|Users|root|work|mnt|opt)/\w|localhost:\d|\b(?:10|192\.168)\.\d+\.\d+\.\d+\b"
+    )
+    found = []
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError, IsADirectoryError):
+            continue
+        found += [f"{name}: {match[0]}" for match in private.finditer(text) if path != Path(__file__)]
+    assert not found
