@@ -3,9 +3,9 @@
     python benchmarks/mp_senet_data.py DATA PROMPTS OUT
 
 DATA holds the speech/ and noise/ folders named in the model card; PROMPTS the unpacked Debian packages
-asterisk-core-sounds-{it,ru}-g722 (needs PyAV to decode G.722: pip install av). Writes OUT/{train,held_out}/{clean,noise}.
-Whole speakers and whole noise recordings are held out; the English and French prompts (and the Spanish ones, by the
-English speaker) are not used at all, because the samples that ship are made of them.
+asterisk-core-sounds-{it,ru}-g722 (needs PyAV to decode G.722: pip install av). Writes clean/ and noise/ in OUT/train
+and OUT/held_out. Whole speakers and whole noise recordings are held out; the English and French prompts (and the
+Spanish ones, by the English speaker) are not used at all, because the samples that ship are made of them.
 """
 
 from __future__ import annotations

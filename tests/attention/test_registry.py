@@ -11,7 +11,7 @@ from harken.errors import InputError
 
 
 def test_a_name_nobody_has_lists_those_that_exist() -> None:
-    with pytest.raises(InputError, match="no attention mechanism named 'sofmax': one of .*linear.*softmax"):
+    with pytest.raises(InputError, match=r"no attention mechanism named 'sofmax': one of .*linear.*softmax"):
         harken.create_attention("sofmax", dim=8, heads=2)
 
 

@@ -36,7 +36,7 @@ def demo(
         str | None, typer.Option(help="A folder, checkpoint or Hub repository. [default: those that ship]")
     ] = None,
 ) -> None:
-    """Clean a real voice among twelve others, and print the scores before and after.
+    """Clean a real voice in real babble, and print the scores before and after.
 
     Example: harken demo -o harken-demo
     """
@@ -64,7 +64,7 @@ def demo(
         console.print(f"no picture: {MissingExtraError('matplotlib', extra='plot')}", highlight=False, markup=False)
     report = enhance_files(noisy, enhanced, model=model, weights=weights, overwrite=True, plot=plot)
     file = report.files[0]
-    console.print(f"{file.seconds:.1f} s of a voice among twelve others, enhanced in {file.elapsed:.1f} s\n")
+    console.print(f"{file.seconds:.1f} s of a voice in babble, enhanced in {file.elapsed:.1f} s\n")
 
     reference = read(clean)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from harken.data.audio import FORMATS, read
 from harken.data.noises import shaped_noise, tilt
-from harken.errors import InputError
+from harken.errors import InputError, MissingExtraError
 
 Waveform = NDArray[np.float32]
 
@@ -45,6 +46,19 @@ class MixConfig:
     band_limit: float = 0.05
     clip: float = 0.05
     reverb: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sample_rate < 1 or not 0 < self.seconds < 3600:
+            raise InputError(
+                f"expected a positive rate and less than an hour, got {self.sample_rate}, {self.seconds} s"
+            )
+        for name in ("babble", "synthetic", "second_noise", "band_limit", "clip", "reverb"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a probability, between 0 and 1, got {getattr(self, name)}")
+        for name, lowest in (("snr", -100.0), ("talkers", 1), ("speed", 0.01)):
+            low, high = getattr(self, name)
+            if not lowest <= low <= high < math.inf:
+                raise InputError(f"{name} is a range, low before high, of at least {lowest:g}, got {low:g} to {high:g}")
 
 
 def audio_files(folder: Path | str) -> list[Path]:
@@ -103,7 +117,7 @@ class Recordings:
         else:
             start = rng.integers(len(samples) - length + 1)
             samples = samples[start : start + length]
-        return samples.astype(np.float32) / 32768
+        return samples.astype(np.float32) / np.float32(32768)
 
 
 class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
@@ -186,12 +200,14 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
         return noise / max(rms(noise), 1e-4)
 
     def _place(self, dry: Waveform, rng: np.random.Generator) -> tuple[Waveform, Waveform]:
-        """The signal in a random room, and with its early reflections only (50 ms): what an enhancer should give back."""
+        """The signal in a random room, and with the reflections of 50 ms only, which an enhancer should give back."""
         if rng.random() >= self.config.reverb:
             return dry, dry
-        from scipy.signal import fftconvolve
-
-        room = self.rooms[rng.integers(len(self.rooms))]
+        try:
+            from scipy.signal import fftconvolve
+        except ImportError:
+            raise MissingExtraError("scipy", extra="rooms") from None
+        room = self.rooms[int(rng.integers(len(self.rooms)))]
         early = room[: int(np.abs(room).argmax() + 0.05 * self.config.sample_rate)]
         wet, direct = (fftconvolve(dry, part)[: len(dry)].astype(np.float32) for part in (room, early))
         return wet, direct

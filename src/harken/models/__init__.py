@@ -12,7 +12,7 @@ from harken.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from harken.models._base import Model
 
-__all__ = ["list_models", "load", "model_class", "weights_folder"]
+__all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {"mp-senet": "harken.models.enhance.mp_senet:MPSENet"}
@@ -85,3 +85,43 @@ def load(slug: str, weights: str | Path | None = None, *, device: str = "cpu") -
         raise
     except Exception as error:  # no network, no such repository, no access: the Hub's client has an error for each
         raise CheckpointError(f"no file '{weights}' here, and none from the Hub: {first_line(error)}") from None
+
+
+def info(slug: str, weights: str | Path | None = None) -> dict[str, Any]:
+    """What a model is and costs: parameters, rate, arithmetic per second of audio, look-ahead, licences, its card's metrics.
+
+    Without bundled weights (and without ``weights``) the paper's configuration is described.
+    """
+    import dataclasses
+    import json
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model_type = model_class(slug)
+    folder = weights_folder(slug) if weights is None else None
+    model: Any = load(slug, weights) if folder is not None or weights is not None else model_type().eval()
+    facts: dict[str, Any] = {
+        "model": slug,
+        "class": f"{model_type.__module__}.{model_type.__qualname__}",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "configuration": dataclasses.asdict(model.config),
+    }
+    if hasattr(model, "enhance"):
+        rate = model.sample_rate
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model.enhance(torch.randn(1, rate, generator=torch.Generator().manual_seed(0)))
+        facts["sample_rate"] = rate
+        facts["gflops_per_second_of_audio"] = round(counter.get_total_flops() / 1e9, 3)
+        facts["latency"] = "not streaming: every output sample depends on the whole chunk (10 s by default)"
+    facts["licence"] = "Apache-2.0 (code)"
+    if weights is not None:
+        facts["weights"] = str(weights)
+    elif folder is None:
+        facts["weights"] = f"none ship: 'harken train {slug}' makes some, --weights loads others"
+    else:
+        facts["weights"] = "bundled"
+        card = folder / "card.json"
+        if card.is_file():
+            facts["card"] = json.loads(card.read_text())
+    return facts

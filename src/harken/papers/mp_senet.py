@@ -199,7 +199,8 @@ def _recordings(quick: bool, seed: int, folder: Path) -> tuple[Recordings, Recor
             "held_out/clean and held_out/noise (or try --quick, which means nothing)"
         )
     train_clean, train_noise, held_clean, held_noise = (
-        Recordings([Path(root) / part], 16000) for part in ("train/clean", "train/noise", "held_out/clean", "held_out/noise")
+        Recordings([Path(root) / part], 16000)
+        for part in ("train/clean", "train/noise", "held_out/clean", "held_out/noise")
     )
     return train_clean, train_noise, held_clean, held_noise
 

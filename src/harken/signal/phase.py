@@ -35,7 +35,7 @@ class PhaseDistance(NamedTuple):
 def phase_distance(
     reference: Float[Tensor, "batch bins frames"], estimate: Float[Tensor, "batch bins frames"]
 ) -> PhaseDistance:
-    """Three views of a phase error: ``IP = f(e)``, ``GD = f(diff_F e)``, ``IAF = f(diff_T e)`` with ``f`` anti-wrapping.
+    """Three views of a phase error ``e``: ``IP = f(e)``, ``GD = f(diff_F e)``, ``IAF = f(diff_T e)``; f anti-wraps.
 
     A constant shift moves IP alone; adding whole turns anywhere moves nothing.
     """

@@ -35,7 +35,9 @@ class Spectrum(nn.Module):
 
     window: Tensor
 
-    def __init__(self, n_fft: int = 400, hop_length: int = 100, win_length: int | None = None, compression: float = 0.3):
+    def __init__(
+        self, n_fft: int = 400, hop_length: int = 100, win_length: int | None = None, compression: float = 0.3
+    ):
         super().__init__()
         win_length = n_fft if win_length is None else win_length
         if not 0 < hop_length <= win_length <= n_fft:
@@ -75,18 +77,20 @@ class Spectrum(nn.Module):
         length: int | None = None,
     ) -> Float[Tensor, "batch samples"]:
         """Waveform of a compressed magnitude and a phase; pass ``length`` to get every sample back."""
-        linear = magnitude.clamp(min=0) ** (1 / self.compression)
+        dtype = torch.promote_types(magnitude.dtype, torch.float32)  # there is no complex bfloat16
+        linear = magnitude.to(dtype).clamp(min=0) ** (1 / self.compression)
         return torch.istft(
-            torch.polar(linear, phase),
+            torch.polar(linear, phase.to(dtype)),
             self.n_fft,
             self.hop_length,
             self.win_length,
-            self.window.to(magnitude.dtype),
+            self.window.to(dtype),
             center=True,
             length=length,
         )
 
     def extra_repr(self) -> str:
+        """The sizes."""
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, compression={self.compression}"
 
 

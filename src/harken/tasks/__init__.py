@@ -11,7 +11,7 @@ from harken.errors import InputError
 __all__ = ["list_tasks", "task"]
 
 # verb -> where its function lives, so that naming the verbs imports none of them
-_TASKS = {"enhance": "harken.tasks.enhance:enhance"}
+_TASKS = {"enhance": "harken.tasks.enhance:enhance", "score": "harken.tasks.score:score"}
 
 
 def list_tasks() -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Set, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from harken.errors import CheckpointError, InputError, MissingExtraError
-from harken.models._base import Model
+from harken.errors import CheckpointError, HarkenError, InputError, MissingExtraError, OutputError
+from harken.models._base import Model, first_line
 from harken.observation import observe
+from harken.train.history import History
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,13 @@ class LoopConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.validate_every, self.save_every) < 1 or self.lr <= 0:
-            raise InputError("steps, batch_size, validate_every, save_every and lr must be positive")
+        if min(self.steps, self.batch_size, self.validate_every, self.save_every, self.decay_every) < 1:
+            raise InputError("steps, batch_size, validate_every, save_every and decay_every must be at least 1")
+        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1 or min(self.clip_norm, self.workers, self.seed) < 0:
+            raise InputError("expected lr above 0, ema in [0, 1), and clip_norm, workers and seed of at least 0")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
 
     def lr_factor(self, step: int) -> float:
         """The share of the peak learning rate at ``step``."""
@@ -75,8 +80,15 @@ class LoopConfig:
         return rise * (self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+_CHOICES = {"schedule": ("cosine", "exponential", "constant"), "precision": ("no", "bf16", "fp16")}
+
+
 class Recipe(ABC):
-    """What one system brings to the loop: its model, its data, its losses, its judgement."""
+    """What one system brings to the loop: its model, its data, its losses, its judgement.
+
+    A step is :meth:`generate`, then the discriminator's turn (:meth:`adversary_losses`) where there is one, then the
+    model's (:meth:`losses`), which hears the discriminator as it is after its turn and sends it no gradients.
+    """
 
     model: Model
     adversary: nn.Module | None = None
@@ -88,12 +100,23 @@ class Recipe(ABC):
         """Training items by index; the same index gives the same item in every process and run."""
 
     @abstractmethod
-    def losses(self, model: nn.Module, batch: Any, step: int) -> tuple[dict[str, Tensor], Any]:
-        """Named losses with their weighted sum under ``total``, and whatever :meth:`adversary_losses` wants to see."""
+    def generate(self, model: nn.Module, batch: Any, step: int) -> Any:
+        """The model's outputs on a batch, with whatever the losses need beside them."""
 
-    def adversary_losses(self, batch: Any, made: Any, step: int) -> dict[str, Tensor] | None:
-        """The discriminator's losses (``total``) for this step; None to leave it alone. Runs before :meth:`losses`'s step."""
+    @abstractmethod
+    def losses(self, made: Any, step: int) -> dict[str, Tensor]:
+        """The model's losses by name, with their weighted sum under ``total``."""
+
+    def adversary_losses(self, adversary: nn.Module, made: Any, step: int) -> dict[str, Tensor] | None:
+        """The discriminator's losses on detached outputs, with ``total``; None to leave it alone this step.
+
+        ``adversary`` is :attr:`adversary` made ready for several processes: only here does it go by that name.
+        """
         return None
+
+    def settings(self) -> dict[str, Any]:
+        """What a run cannot be resumed without, by name: plain numbers, texts, lists and dictionaries."""
+        return {"model": asdict(self.model.config)}
 
     @abstractmethod
     def validate(self, model: Model) -> dict[str, float]:
@@ -112,7 +135,7 @@ class StepSampler(Sampler[list[int]]):
             yield list(range(start, start + self.batch_size))
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return max(0, self.last - self.first)
 
 
 def train(
@@ -124,7 +147,7 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
-    """Train, and leave in ``folder``: ``best/`` and ``last/`` (models), ``state.pt`` (to resume), ``history.jsonl``, curves.
+    """Train, and leave in ``folder`` the models ``best/`` and ``last/``, ``state.pt`` (to resume), and the history.
 
     Every file is written whole or not at all, so a killed run resumes from its last save and goes on bit for bit as it
     would have (on one machine, with the same number of threads).
@@ -143,6 +166,8 @@ def train(
     Raises:
         InputError: the folder already holds a run (and ``resume`` is not set).
         CheckpointError: the run in the folder is damaged or of another configuration.
+        OutputError: the folder cannot be written, or the disk is full.
+        HarkenError: the loss was not a number for a hundred steps.
         MissingExtraError: accelerate is not installed.
     """
     try:
@@ -154,13 +179,15 @@ def train(
     if state_path.exists() and not resume:
         raise InputError(f"'{folder}' already holds a run: pass --resume to go on with it, or choose another folder")
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=config.precision)
-    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        _make_folder(folder)
 
     run = _Run(recipe, config, accelerator)
     if state_path.exists():
         run.load(state_path)
     run.prepare()
-    history = _History(folder, run.step, main=accelerator.is_main_process)
+    accelerator.wait_for_everyone()  # all have read the state before anyone writes one
+    history = History(folder, run.step, main=accelerator.is_main_process)
     try:
         for batch in run.batches():
             losses = run.take_step(batch)
@@ -178,18 +205,29 @@ def train(
     return run.best
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in (folder, folder / "best", folder / "last"):
+            for left in part.glob(".*.tmp"):  # by a process that was killed as it wrote
+                left.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot use the folder '{folder}': {error.strerror}") from None
+
+
 class _Run:
     """Model, averaged model, optimisers and counters of a run: what is saved and resumed."""
 
     def __init__(self, recipe: Recipe, config: LoopConfig, accelerator: Any):
         self.recipe, self.config, self.accelerator = recipe, config, accelerator
-        self.step = 0
+        self.step, self.skipped = 0, 0
         self.best: dict[str, float] = {}
-        torch.manual_seed(config.seed + 7919 * accelerator.process_index)  # dropout; weights were made by the recipe
         self.averaged: Model = copy.deepcopy(recipe.model).requires_grad_(False).eval()
         adamw = {"betas": config.betas, "weight_decay": config.weight_decay}
+        recipe.model.train()  # loaded weights come ready for inference
         self.optimizer = torch.optim.AdamW(recipe.model.parameters(), lr=config.lr, **adamw)  # type: ignore[arg-type]
-        self.adversary_optimizer = None
+        self.adversary: nn.Module | None = recipe.adversary
+        self.adversary_optimizer: Any = None
         if recipe.adversary is not None:
             rate = config.adversary_lr or config.lr
             self.adversary_optimizer = torch.optim.AdamW(recipe.adversary.parameters(), lr=rate, **adamw)  # type: ignore[arg-type]
@@ -199,9 +237,8 @@ class _Run:
         accelerator = self.accelerator
         self.model, self.optimizer = accelerator.prepare(self.recipe.model, self.optimizer)
         self.averaged.to(accelerator.device)
-        if self.recipe.adversary is not None:
-            adversary, self.adversary_optimizer = accelerator.prepare(self.recipe.adversary, self.adversary_optimizer)
-            self.recipe.adversary = adversary
+        if self.adversary is not None:
+            self.adversary, self.adversary_optimizer = accelerator.prepare(self.adversary, self.adversary_optimizer)
 
     def batches(self) -> Iterator[Any]:
         """The batches from here to the last step."""
@@ -222,35 +259,47 @@ class _Run:
             yield [part.to(accelerator.device) for part in batch]
 
     def take_step(self, batch: Any) -> dict[str, float]:
-        """One step of the generator, after one of the discriminator where there is one."""
-        config, accelerator = self.config, self.accelerator
+        """One step of the model, after one of the discriminator where there is one."""
+        config, recipe, accelerator = self.config, self.recipe, self.accelerator
+        # every step and process draws numbers of its own (dropout), so that no generator's state need be saved
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 4099 + accelerator.process_index)
         factor = config.lr_factor(self.step)
-        _set_lr(self.optimizer, config.lr * factor)
-        logged: dict[str, Tensor] = {}
         with observe(accelerator.unwrap_model(self.model), "loss") as seen, accelerator.autocast():
-            losses, made = self.recipe.losses(self.model, batch, self.step)
-            total = losses["total"] + seen.total("loss")
-        if self.adversary_optimizer is not None:
-            adversary = self.recipe.adversary_losses(batch, made, self.step)
+            made = recipe.generate(self.model, batch, self.step)
+        logged: dict[str, Tensor] = {}
+        if self.adversary is not None:
+            with accelerator.autocast():
+                adversary = recipe.adversary_losses(self.adversary, made, self.step)
             if adversary is not None:
-                _set_lr(self.adversary_optimizer, (config.adversary_lr or config.lr) * factor)
-                self._descend(self.adversary_optimizer, adversary["total"], self.recipe.adversary)
+                rate = config.adversary_lr or config.lr
+                self._descend(self.adversary_optimizer, adversary["total"], self.adversary, rate * factor)
                 logged |= {f"adversary_{name}": value for name, value in adversary.items()}
-        self._descend(self.optimizer, total, self.model)
+        with _frozen(recipe.adversary), accelerator.autocast():
+            losses = recipe.losses(made, self.step)
+        total = losses["total"] + seen.total("loss")
+        self.skipped = 0 if self._descend(self.optimizer, total, self.model, config.lr * factor) else self.skipped + 1
+        if self.skipped == 100:
+            raise HarkenError(f"the loss was not a number for 100 steps up to {self.step}: try a lower learning rate")
         self.step += 1
         self._average()
         logged |= losses
         return {name: float(value.detach()) for name, value in logged.items()}
 
-    def _descend(self, optimizer: Any, loss: Tensor, module: nn.Module | None) -> None:
-        if not bool(torch.isfinite(loss.detach())):
-            optimizer.zero_grad(set_to_none=True)  # one bad batch must not poison the weights
-            return
+    def _descend(self, optimizer: Any, loss: Tensor, module: nn.Module, rate: float) -> bool:
+        """One step of an optimiser; False where a gradient was not finite and the weights stay as they are.
+
+        The gradients decide, not the loss: a finite loss can have NaN gradients, and gradients, once they are averaged,
+        are the same in all processes, so that all of them skip or none.
+        """
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         self.accelerator.backward(loss)
-        if self.config.clip_norm and module is not None:
-            self.accelerator.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        optimizer.step()
+        norm = self.accelerator.clip_grad_norm_(module.parameters(), self.config.clip_norm or math.inf)
+        finite = bool(torch.isfinite(torch.as_tensor(norm)))
+        if finite or self.accelerator.scaler is not None:  # fp16's scaler skips by itself, and learns from it
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return finite
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -268,6 +317,7 @@ class _Run:
         adversary, optimizer = self.recipe.adversary, self.adversary_optimizer
         state = {
             "step": self.step,
+            "recipe": _plain(self.recipe.settings()),
             "best": self.best,
             "config": _plain(asdict(self.config)),
             "model": unwrap(self.model).state_dict(),
@@ -275,12 +325,14 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "adversary": None if adversary is None else unwrap(adversary).state_dict(),
             "adversary_optimizer": None if optimizer is None else optimizer.state_dict(),
-            "random": torch.get_rng_state(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             torch.save(state, temporary)
             temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            raise OutputError(f"cannot save the run in '{path.parent}': {first_line(error)}") from None
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -288,103 +340,70 @@ class _Run:
         """Take up a saved state; only the number of steps and how often things happen may differ."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            changed = _changes(state["config"], _plain(asdict(self.config)))
+            changed = _changes(state["config"], _plain(asdict(self.config)), _MAY_CHANGE)
+            changed += _changes(state.get("recipe", {}), _plain(self.recipe.settings()))
             if changed:
-                raise CheckpointError(f"the run in '{path.parent}' was started with other settings: {', '.join(changed)}")
+                what = f"the run in '{path.parent}' was started with other settings: {', '.join(changed)}"
+                raise CheckpointError(f"{what}; give those again, or choose another folder")
             self.recipe.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.recipe.adversary is not None and state["adversary"] is not None:
                 self.recipe.adversary.load_state_dict(state["adversary"])
-                assert self.adversary_optimizer is not None
                 self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+            if self.accelerator.scaler is not None and state.get("scaler"):
+                self.accelerator.scaler.load_state_dict(state["scaler"])
             self.step, self.best = int(state["step"]), dict(state["best"])
-            torch.set_rng_state(state["random"])
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"cannot resume from '{path}': {str(error).splitlines()[0][:200]}") from None
+            raise CheckpointError(f"cannot resume from '{path}', it is damaged: {first_line(error)}") from None
 
 
 _MAY_CHANGE = {"steps", "validate_every", "save_every", "workers", "precision"}
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [f"{name} {old.get(name)!r} -> {new[name]!r}" for name in new if name not in _MAY_CHANGE and old.get(name) != new[name]]
+def _changes(
+    old: dict[str, Any], new: dict[str, Any], may_change: Set[str] = frozenset(), prefix: str = ""
+) -> list[str]:
+    """The entries that differ, as ``name old -> new``; one that an older version has not saved differs in nothing."""
+    found = []
+    for name, value in new.items():
+        before = old.get(name, value)
+        if isinstance(value, dict) and isinstance(before, dict):
+            found += _changes(before, value, prefix=f"{name}.")
+        elif name not in may_change and before != value:
+            found.append(f"{prefix}{name} {before!r} -> {value!r}")
+    return found
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+def _plain(settings: Any) -> Any:
+    """Tuples as lists, so that what was saved compares equal with what is given."""
+    if isinstance(settings, dict):
+        return {name: _plain(value) for name, value in settings.items()}
+    return [_plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
 
 
-def _set_lr(optimizer: Any, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+@contextlib.contextmanager
+def _frozen(module: nn.Module | None) -> Iterator[None]:
+    """Losses may look through a discriminator, but leave no gradients in it."""
+    if module is not None:
+        module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.requires_grad_(True)
 
 
-def _validate(run: _Run, folder: Path, history: _History) -> None:
+def _validate(run: _Run, folder: Path, history: History) -> None:
     if not run.accelerator.is_main_process:
         return
     started = time.perf_counter()
-    random = torch.get_rng_state()
     with torch.inference_mode():
-        metrics = run.recipe.validate(run.averaged)
-    torch.set_rng_state(random)
+        metrics = {name: float(value) for name, value in run.recipe.validate(run.averaged).items()}
     history.metrics(run.step, metrics, time.perf_counter() - started)
     name, sign = run.recipe.score_name, 1 if run.recipe.higher_is_better else -1
-    if not run.best or sign * metrics[name] > sign * run.best[name]:
+    if not run.best or math.isnan(run.best[name]) or sign * metrics[name] > sign * run.best[name]:
         run.best = {**metrics, "step": float(run.step)}
         run.averaged.save_pretrained(folder / "best")
-
-
-class _History:
-    """Losses and metrics of a run: one JSON line each, and TensorBoard curves where it is installed."""
-
-    def __init__(self, folder: Path, step: int, *, main: bool):
-        self.main = main
-        self.path = folder / "history.jsonl"
-        self.curves: Any = None
-        if not main:
-            return
-        if self.path.exists():  # drop what a killed run wrote after its last save
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self.path)
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.curves = SummaryWriter(str(folder / "curves"), purge_step=step + 1)
-        self.file = self.path.open("a")
-
-    def losses(self, step: int, losses: dict[str, float]) -> None:
-        """One step's losses (every tenth is kept)."""
-        if self.main and step % 10 == 0:
-            self._write({"step": step, **losses}, "loss")
-
-    def metrics(self, step: int, metrics: dict[str, float], seconds: float) -> None:
-        """One validation."""
-        if self.main:
-            self._write({"step": step, "validation": metrics, "seconds": round(seconds, 2)}, "validation")
-
-    def _write(self, entry: dict[str, Any], group: str) -> None:
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
-        if self.curves is not None:
-            values = entry.get("validation", {k: v for k, v in entry.items() if k != "step"})
-            for name, value in values.items():
-                self.curves.add_scalar(f"{group}/{name}", value, entry["step"])
-
-    def close(self) -> None:
-        """Close the files."""
-        if self.main:
-            self.file.close()
-            if self.curves is not None:
-                self.curves.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

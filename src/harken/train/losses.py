@@ -109,6 +109,7 @@ class LoudnessDistance(nn.Module):
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def forward(self, reference: Float[Tensor, "batch samples"], estimate: Float[Tensor, "batch samples"]) -> Tensor:
+        """Their distance; not symmetric."""
         level = reference.square().mean(-1, keepdim=True).clamp(min=1e-8)
         both = torch.cat((reference, estimate)) / torch.cat((level, level)).sqrt()
         spectrum = torch.stft(

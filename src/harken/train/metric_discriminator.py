@@ -1,9 +1,10 @@
-"""A discriminator that learns a metric: its score of (reference, estimate) approaches PESQ (MetricGAN, arXiv 1905.04874)."""
+"""A discriminator that learns a metric: its score of a pair approaches PESQ (MetricGAN, arXiv 1905.04874)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from harken.errors import CheckpointError
+from harken.models._base import load_weights
 
 
 class MetricDiscriminator(nn.Module):
@@ -28,7 +30,7 @@ class MetricDiscriminator(nn.Module):
         super().__init__()
         widths = [2, width, 2 * width, 4 * width, 8 * width]
         convolutions: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             convolutions += [
                 spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False)),
                 nn.InstanceNorm2d(outputs, affine=True),
@@ -46,12 +48,13 @@ class MetricDiscriminator(nn.Module):
     def forward(
         self, reference: Float[Tensor, "batch bins frames"], estimate: Float[Tensor, "batch bins frames"]
     ) -> Float[Tensor, "batch 1"]:
+        """The score of each pair."""
         features = self.convolutions(torch.stack((reference, estimate), 1)).amax((2, 3))
         return torch.sigmoid(self.slope * self.head(features))
 
     @classmethod
-    def from_authors(cls, state_dict: Mapping[str, Any]) -> Self:
-        """Build from MP-SENet's released names (``layers.N.*``; spectral norm as ``weight_orig``, ``weight_u``, ``weight_v``).
+    def from_authors(cls, state_dict: Mapping[str, Any]) -> MetricDiscriminator:
+        """Build from MP-SENet's released names, ``layers.N.*`` with spectral norm as ``weight_{orig,u,v}``.
 
         Raises:
             CheckpointError: parameters are missing, left over, or of another size.
@@ -63,17 +66,16 @@ class MetricDiscriminator(nn.Module):
         names = {"14": "head.0", "16": "head.2", "17": "head.3", "18": "slope"}
         own: dict[str, Tensor] = {}
         for name, tensor in state_dict.items():
-            _, layer, rest = name.split(".", 2)
+            layer, _, rest = name.removeprefix("layers.").partition(".")
             prefix = names.get(layer, f"convolutions.{layer}")
-            for theirs, ours in (
-                ("weight_orig", "parametrizations.weight.original"),
-                ("weight_u", "parametrizations.weight.0._u"),
-                ("weight_v", "parametrizations.weight.0._v"),
-            ):
-                rest = ours if rest == theirs else rest
+            rest = _SPECTRAL_NORM.get(rest, rest)
             own["slope" if prefix == "slope" else f"{prefix}.{rest}"] = tensor
-        try:
-            model.load_state_dict(own)
-        except RuntimeError as error:
-            raise CheckpointError(f"these discriminator weights do not fit: {str(error).splitlines()[-1].strip()}") from None
+        load_weights(model, own)
         return model
+
+
+_SPECTRAL_NORM = {
+    "weight_orig": "parametrizations.weight.original",
+    "weight_u": "parametrizations.weight.0._u",
+    "weight_v": "parametrizations.weight.0._v",
+}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,28 @@ from torch.utils.data import Dataset
 from harken.data.mixing import MixConfig, NoisySpeech, Recordings
 from harken.models._base import Model
 from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
-from harken.score.perceptual import pesq_wb
 from harken.score.distortion import si_sdr
+from harken.score.perceptual import pesq_wb
 from harken.train.loop import Recipe
 from harken.train.losses import EnhancementLoss, EnhancementWeights
 from harken.train.metric_discriminator import MetricDiscriminator
+
+
+class Made(NamedTuple):
+    """What a step made: normalised clean waveforms, and the model's spectra of the noisy ones."""
+
+    clean: Tensor
+    magnitude: Tensor
+    phase: Tensor
+    heard: Heard | None = None
+
+
+class Heard(NamedTuple):
+    """What a metric discriminator judges: the output's waveform, and the magnitudes of clean and output waveforms."""
+
+    waveform: Tensor
+    reference: Tensor
+    estimate: Tensor
 
 
 class MPSENetRecipe(Recipe):
@@ -77,31 +95,45 @@ class MPSENetRecipe(Recipe):
         """Mixtures of the training recordings."""
         return NoisySpeech(self.clean, self.noise, self.mix, length=items, seed=seed, rooms=self.rooms)
 
-    def losses(self, model: nn.Module, batch: Any, step: int) -> tuple[dict[str, Tensor], Any]:
-        """Every term of the generator's loss on one batch."""
+    def settings(self) -> dict[str, Any]:
+        """Of model, mixtures and losses; a discriminator may join a run later."""
+        weights = asdict(self.loss.weights)
+        return {**super().settings(), "mix": asdict(self.mix), "weights": weights, "rooms": len(self.rooms)}
+
+    def generate(self, model: nn.Module, batch: Any, step: int) -> Made:
+        """The enhanced spectra of a batch, at the level that makes the noisy waveforms' RMS one."""
         noisy, clean = normalise(*batch)
         self.loss.to(noisy.device)
         magnitude, phase = model(*self.loss.spectrum(noisy))
-        made, opinion = None, None
-        if self.adversary is not None and step >= self.adversary_from:
-            waveform = self.loss.spectrum.inverse(magnitude, phase, clean.shape[-1])
-            made = (clean, waveform)
-            opinion = self.adversary(self.loss.spectrum(clean)[0], self.loss.spectrum(waveform)[0])
-        return self.loss(clean, magnitude, phase, opinion), made
+        if not self._judges(step):
+            return Made(clean, magnitude, phase)
+        waveform = self.loss.spectrum.inverse(magnitude, phase, clean.shape[-1])
+        heard = Heard(waveform, self.loss.spectrum(clean)[0], self.loss.spectrum(waveform)[0])
+        return Made(clean, magnitude, phase, heard)
 
-    def adversary_losses(self, batch: Any, made: Any, step: int) -> dict[str, Tensor] | None:
+    def losses(self, made: Made, step: int) -> dict[str, Tensor]:
+        """Every term of the generator's loss."""
+        opinion = None
+        if self.adversary is not None and made.heard is not None:
+            opinion = self.adversary(made.heard.reference, made.heard.estimate)
+        return self.loss(made.clean, made.magnitude, made.phase, opinion)
+
+    def adversary_losses(self, adversary: nn.Module, made: Made, step: int) -> dict[str, Tensor] | None:
         """Score 1 for clean against clean, normalised PESQ for the output; the second is skipped if PESQ fails."""
-        if made is None or self.adversary is None or step % self.adversary_every:
+        if made.heard is None or step % self.adversary_every:
             return None
-        clean, waveform = made[0], made[1].detach()
-        clean_magnitude = self.loss.spectrum(clean)[0]
-        real = self.adversary(clean_magnitude, clean_magnitude)
+        reference, estimate = made.heard.reference, made.heard.estimate.detach()
+        # one pass for both halves: what prepares a discriminator for several processes expects one pass a step
+        real, judged = adversary(torch.cat((reference, reference)), torch.cat((reference, estimate)))[:, 0].chunk(2)
         total = F.mse_loss(real, torch.ones_like(real))
-        quality = self._pesq(clean, waveform)
+        quality = self._pesq(made.clean, made.heard.waveform.detach())
         if np.isfinite(quality).all():
             target = torch.as_tensor((quality - 1) / 3.5, dtype=real.dtype, device=real.device)
-            total = total + F.mse_loss(self.adversary(clean_magnitude, self.loss.spectrum(waveform)[0])[:, 0], target)
+            total = total + F.mse_loss(judged, target)
         return {"total": total}
+
+    def _judges(self, step: int) -> bool:
+        return self.adversary is not None and step >= self.adversary_from
 
     def _pesq(self, clean: Tensor, waveform: Tensor) -> np.ndarray:
         rows = list(zip(clean.cpu().numpy(), waveform.float().cpu().numpy(), strict=True))
@@ -134,7 +166,7 @@ def normalise(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
 def validation_pairs(
     held_out: tuple[Recordings, Recordings | None], mix: MixConfig, items: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Fixed mixtures of 4 s at 0, 5, 10 and 15 dB in turn: recorded noise where there is some, babble for every fourth."""
+    """Fixed mixtures of 4 s at 0, 5, 10 and 15 dB in turn; a fourth of them, all without recorded noise, with babble."""
     pairs = []
     for i in range(items):
         snr = (0.0, 5.0, 10.0, 15.0)[i % 4]

@@ -66,7 +66,9 @@ class MPSENetConfig:
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
         if min(self.channels, self.blocks, self.heads, self.sample_rate) < 1 or max(self.channels, self.blocks) > 4096:
-            raise InputError("channels, blocks, heads and sample_rate must be positive (channels and blocks at most 4096)")
+            raise InputError(
+                "channels, blocks, heads and sample_rate must be positive (channels and blocks at most 4096)"
+            )
         if not 0 < self.hop_length <= self.win_length <= self.n_fft <= 65536 or self.n_fft % self.freq_stride:
             raise InputError("expected 0 < hop_length <= win_length <= n_fft, and n_fft a multiple of freq_stride")
 
@@ -442,7 +444,9 @@ def _own_name(name: str) -> str:
     for theirs, ours in _AUTHORS_NAMES:
         name = name.replace(theirs, ours)
     parts = name.split(".")
-    if "dense_block" in parts:  # (encoder.dense|mask_decoder|phase_decoder).dense_block.<layer>.<1 conv, 2 norm, 3 prelu>.*
+    if (
+        "dense_block" in parts
+    ):  # (encoder.dense|mask_decoder|phase_decoder).dense_block.<layer>.<1 conv, 2 norm, 3 prelu>.*
         at = parts.index("dense_block")
         at = at + 1 if parts[at + 1 : at + 2] == ["dense_block"] else at
         head = parts[:1]
@@ -456,5 +460,10 @@ def _released_config(state: Mapping[str, Any]) -> MPSENetConfig:
     n_fft = 2 * (len(state["mask_decoder.lsigmoid.slope"]) - 1)
     channels = len(state["dense_encoder.dense_conv_1.0.bias"])
     return MPSENetConfig(
-        channels=channels, blocks=len(blocks), n_fft=n_fft, win_length=n_fft, hop_length=n_fft // 4, axes=("freq", "time")
+        channels=channels,
+        blocks=len(blocks),
+        n_fft=n_fft,
+        win_length=n_fft,
+        hop_length=n_fft // 4,
+        axes=("freq", "time"),
     )
