@@ -1,4 +1,4 @@
-"""harken: attention for signals. Swap the attention in any model, load published weights, look inside, check the claim."""
+"""harken: attention for signals. Swap the attention, load published weights, look inside, check the claim."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def load(slug: str, weights: str | Path | None = None, *, device: str = "cpu") -
 
 
 def info(slug: str, weights: str | Path | None = None) -> dict[str, Any]:
-    """What a model is and costs: parameters, rate, arithmetic per second of audio, look-ahead, licences, its card's metrics.
+    """What a model is and costs: parameters, rate, arithmetic per second of audio, look-ahead, licence, its card.
 
     Without bundled weights (and without ``weights``) the paper's configuration is described.
     """

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -23,8 +23,6 @@ from harken.errors import CheckpointError, InputError, OutputError
 
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_OPTIONS = ("revision", "cache_dir", "force_download", "token", "local_files_only")
-
-AnyModel = TypeVar("AnyModel", bound="Model")  # not Self: a checker that sees one method at a time cannot resolve it
 
 
 class Model(nn.Module, PyTorchModelHubMixin):
@@ -45,7 +43,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     @abstractmethod
-    def from_authors(cls: type[AnyModel], state_dict: Mapping[str, Any], config: Any = None) -> AnyModel:
+    def from_authors(cls, state_dict: Mapping[str, Any], config: Any = None) -> Self:
         """Build the model from the authors' parameter names.
 
         Raises:
@@ -78,7 +76,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
     @classmethod
-    def from_pretrained(cls: type[AnyModel], pretrained_model_name_or_path: str | Path, **options: Any) -> AnyModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """The model of a folder that :meth:`save_pretrained` wrote, or of a Hub repository, ready for inference.
 
         Args:
@@ -99,7 +97,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
         return cls.from_files(folder / "config.json", folder / "model.safetensors")
 
     @classmethod
-    def from_files(cls: type[AnyModel], config: Path, weights: Path) -> AnyModel:
+    def from_files(cls, config: Path, weights: Path) -> Self:
         """The model of a configuration file and a weights file, ready for inference.
 
         Raises:

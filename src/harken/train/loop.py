@@ -63,8 +63,10 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.validate_every, self.save_every, self.decay_every) < 1:
             raise InputError("steps, batch_size, validate_every, save_every and decay_every must be at least 1")
-        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1 or min(self.clip_norm, self.workers, self.seed) < 0:
-            raise InputError("expected lr above 0, ema in [0, 1), and clip_norm, workers and seed of at least 0")
+        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1 or min(self.clip_norm, self.workers) < 0:
+            raise InputError("expected lr above 0, ema in [0, 1), and clip_norm and workers of at least 0")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"expected a seed from 0 to 2147483647, got {self.seed}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -146,6 +148,7 @@ def train(
     resume: bool = False,
     device: Literal["auto", "cpu"] = "auto",
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Train, and leave in ``folder`` the models ``best/`` and ``last/``, ``state.pt`` (to resume), and the history.
 
@@ -159,6 +162,7 @@ def train(
         resume: go on where ``folder`` stopped; a folder with a run in it is otherwise refused.
         device: ``"auto"`` takes what accelerate finds.
         on_step: called after every step with its losses (the command line's progress bar).
+        on_validation: called after every validation with its metrics, in the main process.
 
     Returns:
         the best validation metrics.
@@ -196,10 +200,14 @@ def train(
                 on_step(run.step, losses)
             last = run.step == config.steps
             if run.step % config.validate_every == 0 or last:
-                _validate(run, folder, history)
+                _validate(run, folder, history, on_validation)
             if (run.step % config.save_every == 0 or last) and accelerator.is_main_process:
                 run.save(state_path)
                 run.averaged.save_pretrained(folder / "last")
+    except OSError as error:
+        if isinstance(error, HarkenError):
+            raise
+        raise OutputError(f"cannot write in '{folder}': {error.strerror or error}") from None
     finally:
         history.close()
     return run.best
@@ -247,7 +255,7 @@ class _Run:
         data = self.recipe.dataset(config.steps * config.batch_size * world, config.seed)
         assert isinstance(data, Sized)
         sampler = StepSampler(self.step, config.steps, config.batch_size, accelerator.process_index, world)
-        # a generator of its own: the loader would otherwise draw from the global one, which resuming restores
+        # a generator of its own: the loader would otherwise draw from the global one
         loader: DataLoader[Any] = DataLoader(
             data,
             batch_sampler=sampler,
@@ -396,7 +404,7 @@ def _frozen(module: nn.Module | None) -> Iterator[None]:
             module.requires_grad_(True)
 
 
-def _validate(run: _Run, folder: Path, history: History) -> None:
+def _validate(run: _Run, folder: Path, history: History, told: Callable[[int, dict[str, float]], None] | None) -> None:
     if not run.accelerator.is_main_process:
         return
     started = time.perf_counter()
@@ -407,3 +415,5 @@ def _validate(run: _Run, folder: Path, history: History) -> None:
     if not run.best or math.isnan(run.best[name]) or sign * metrics[name] > sign * run.best[name]:
         run.best = {**metrics, "step": float(run.step)}
         run.averaged.save_pretrained(folder / "best")
+    if told:
+        told(run.step, metrics)

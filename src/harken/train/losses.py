@@ -119,7 +119,8 @@ class LoudnessDistance(nn.Module):
         # a full-scale frame of speech at its mean level stands for about 70 dB
         excitation = (self.bands @ power) * (1e7 / (self.n_fft * 0.375 * self.n_fft / 8))
         p0 = self.threshold[:, None]
-        loudness = (p0 / 0.5) ** 0.23 * ((0.5 + 0.5 * excitation / p0) ** 0.23 - 1)
+        # what lies below the threshold is not heard: no loudness, rather than a negative one
+        loudness = F.relu((p0 / 0.5) ** 0.23 * ((0.5 + 0.5 * excitation / p0) ** 0.23 - 1))
         wanted, got = loudness.chunk(2)
         difference = got - wanted
         dead_zone = 0.25 * torch.minimum(got, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,7 @@ class MetricDiscriminator(nn.Module):
         return torch.sigmoid(self.slope * self.head(features))
 
     @classmethod
-    def from_authors(cls, state_dict: Mapping[str, Any]) -> MetricDiscriminator:
+    def from_authors(cls, state_dict: Mapping[str, Any]) -> Self:
         """Build from MP-SENet's released names, ``layers.N.*`` with spectral norm as ``weight_{orig,u,v}``.
 
         Raises:

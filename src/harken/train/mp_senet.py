@@ -166,7 +166,7 @@ def normalise(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
 def validation_pairs(
     held_out: tuple[Recordings, Recordings | None], mix: MixConfig, items: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Fixed mixtures of 4 s at 0, 5, 10 and 15 dB in turn; a fourth of them, all without recorded noise, with babble."""
+    """Fixed mixtures of 4 s at 0, 5, 10 and 15 dB in turn; a fourth of them (all without recorded noise) babble."""
     pairs = []
     for i in range(items):
         snr = (0.0, 5.0, 10.0, 15.0)[i % 4]

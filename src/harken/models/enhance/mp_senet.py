@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from harken.attention import create_attention
 from harken.errors import CheckpointError, InputError
+from harken.layers.conformer import ConformerBlock
+from harken.layers.gru import bidirectional_gru
 from harken.models._base import Enhancer, load_weights
 from harken.signal.spectrum import Spectrum, pad_to_frames
 
@@ -163,9 +165,13 @@ class MPSENet(Enhancer):
             if isinstance(state, Mapping) and "encoder.lift.0.weight" in state:  # harken's own names
                 return cls._from_own(state, config)
             raise CheckpointError("not an MP-SENet generator: 'dense_encoder.dense_conv_1.0.weight' is missing")
-        model = cls(config or _released_config(state))
-        own = {_own_name(name): tensor for name, tensor in state.items()}
-        own["mask_decoder.slope"] = own["mask_decoder.slope"].flatten()
+        try:
+            config = config or _released_config(state)
+            own = {_own_name(name): tensor for name, tensor in state.items()}
+            own["mask_decoder.slope"] = own["mask_decoder.slope"].flatten()
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"not the parameters of an MP-SENet generator: {error}") from None
+        model = cls(config)
         load_weights(model, own)
         return model
 
@@ -243,14 +249,19 @@ class TimeFrequencyBlock(nn.Module):
     def __init__(self, c: MPSENetConfig):
         super().__init__()
         self.axes, self.legacy = c.axes, c.legacy
-        make = TransformerBlock if c.core == "transformer" else ConformerBlock
-        self.stages = nn.ModuleList(make(c) for _ in c.axes)
+        self.stages = nn.ModuleList(_stage(c) for _ in c.axes)
 
     def forward(self, x: Tensor) -> Tensor:
         for axis, stage in zip(self.axes, self.stages, strict=True):
             rows = to_rows(x, axis, self.legacy)
             x = x + from_rows(stage(rows), axis, self.legacy, x.shape)
         return x
+
+
+def _stage(c: MPSENetConfig) -> nn.Module:
+    if c.core == "conformer":
+        return ConformerBlock(c.channels, create_attention(c.attention, dim=c.channels, heads=c.heads))
+    return TransformerBlock(c)
 
 
 def to_rows(x: Tensor, axis: str, legacy: bool = False) -> Tensor:
@@ -298,7 +309,11 @@ class RecurrentFFN(nn.Module):
         self.linear = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(F.leaky_relu(self.gru(x)[0]))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+            return self.linear(F.leaky_relu(self.gru(x)[0]))
+        # features before rows all the way, so that every operation of a step works on one contiguous piece
+        states = F.leaky_relu_(bidirectional_gru(self.gru, x))
+        return torch.matmul(self.linear.weight, states).permute(2, 0, 1) + self.linear.bias
 
 
 class ConvolutionalFFN(nn.Module):
@@ -315,49 +330,8 @@ class ConvolutionalFFN(nn.Module):
         return self.down(F.gelu(self.up(neighbours)))
 
 
-class ConformerBlock(nn.Module):
-    """Half feed-forward, attention, convolution module, half feed-forward, norm (Gulati et al., arXiv 2005.08100)."""
-
-    def __init__(self, c: MPSENetConfig):
-        super().__init__()
-        dim = c.channels
-        self.ffn1 = _macaron_ffn(dim)
-        self.norm = nn.LayerNorm(dim)
-        self.attention = create_attention(c.attention, dim=dim, heads=c.heads)
-        self.conv = ConvolutionModule(dim)
-        self.ffn2 = _macaron_ffn(dim)
-        self.norm_out = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + 0.5 * self.ffn1(x)
-        x = x + self.attention(self.norm(x))
-        x = x + self.conv(x)
-        x = x + 0.5 * self.ffn2(x)
-        return self.norm_out(x)
-
-
-def _macaron_ffn(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim))
-
-
-class ConvolutionModule(nn.Module):
-    """Norm, pointwise up with a GLU, depthwise convolution over 31 positions, batch norm, SiLU, pointwise down."""
-
-    def __init__(self, dim: int, kernel_size: int = 31):
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, 4 * dim)
-        self.depthwise = nn.Conv1d(2 * dim, 2 * dim, kernel_size, padding=kernel_size // 2, groups=2 * dim)
-        self.batch_norm = nn.BatchNorm1d(2 * dim)
-        self.down = nn.Linear(2 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.glu(self.up(self.norm(x)), -1).transpose(1, 2)
-        return self.down(F.silu(self.batch_norm(self.depthwise(x))).transpose(1, 2))
-
-
 class Upsample(nn.Module):
-    """Sub-pixel upsampling in frequency: a convolution makes the in-between bins as channels, which move to their place.
+    """Sub-pixel upsampling in frequency: a convolution makes the bins in between as channels, which take their place.
 
     For a stride above 2 the full-rate bins keep ``channels // 4`` channels, so that the last layers stay cheap.
     """

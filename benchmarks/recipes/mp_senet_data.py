@@ -1,6 +1,6 @@
 """Lay out the training data of the bundled MP-SENet weights: which recordings train, which judge.
 
-    python benchmarks/mp_senet_data.py DATA PROMPTS OUT
+    python benchmarks/recipes/mp_senet_data.py DATA PROMPTS OUT
 
 DATA holds the speech/ and noise/ folders named in the model card; PROMPTS the unpacked Debian packages
 asterisk-core-sounds-{it,ru}-g722 (needs PyAV to decode G.722: pip install av). Writes clean/ and noise/ in OUT/train

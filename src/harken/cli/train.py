@@ -1,0 +1,335 @@
+"""``harken train``: weights of your own, from your own recordings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from harken.data.mixing import Recordings
+    from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
+
+_DATA, _MODEL, _MIX, _LENGTH, _RUN = "Recordings", "Model and losses", "Mixtures", "How long, how fast", "The run"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    train = typer.Typer(no_args_is_help=True, help="Train a model on recordings of your own.")
+    train.callback()(_one_command_each)
+    train.command("mp-senet")(mp_senet)
+    app.add_typer(train, name="train")
+
+
+def _one_command_each() -> None:
+    """Train a model on recordings of your own, one command for each system."""
+
+
+def mp_senet(
+    clean: Annotated[
+        list[Path],
+        typer.Option(help="Folder of clean speech, searched in depth; may be repeated.", rich_help_panel=_DATA),
+    ],
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of noise; may be repeated.", show_default="babble and synthesised", rich_help_panel=_DATA
+        ),
+    ] = None,
+    held_out_clean: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Clean speech of other people, to judge on.",
+            show_default="a tenth of the files",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    held_out_noise: Annotated[
+        list[Path] | None,
+        typer.Option(help="Other noises, to judge on.", show_default="a tenth of the files", rich_help_panel=_DATA),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=_RUN)] = Path(
+        "runs/mp-senet"
+    ),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from trained weights: a folder, checkpoint, Hub repository, or 'bundled'.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, mixtures and dropout.", rich_help_panel=_RUN)] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make mixtures.", rich_help_panel=_RUN)] = 0,
+    device: Annotated[
+        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_RUN)] = "no",
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Steps from one validation (24 mixtures) to the next.", rich_help_panel=_RUN)
+    ] = 500,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
+    ] = 100,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="small (quick on a CPU, what ships), paper (2.26 M parameters) or conformer.",
+            show_default="small",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Any bidirectional mechanism that harken has.", show_default="softmax", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    loudness: Annotated[
+        float, typer.Option(min=0, help="Weight of the loudness distance, a relative of PESQ.", rich_help_panel=_MODEL)
+    ] = 0.3,
+    adversary_from: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Step from which a discriminator learns PESQ.", show_default="never", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    adversary_every: Annotated[
+        int, typer.Option(min=1, help="It learns at every so many steps: PESQ is slow.", rich_help_panel=_MODEL)
+    ] = 1,
+    seconds: Annotated[float, typer.Option(help="Length of a mixture.", rich_help_panel=_MIX)] = 1.0,
+    snr: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="dB, drawn evenly between.", rich_help_panel=_MIX)
+    ] = (-5.0, 20.0),
+    rooms: Annotated[
+        int, typer.Option(min=0, help="Simulate so many rooms (a quarter second each).", rich_help_panel=_MIX)
+    ] = 0,
+    reverb: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of mixtures put into a room.",
+            show_default="0.5 with --rooms",
+            rich_help_panel=_MIX,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 10_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Mixtures a step and process.", rich_help_panel=_LENGTH)] = 4,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_LENGTH)] = 5e-4,
+    schedule: Annotated[
+        str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=_LENGTH)
+    ] = "cosine",
+) -> None:
+    """Train MP-SENet to clean noisy speech.
+
+    Noisy mixtures are made on the fly, from your clean recordings and noises, so no pairs are needed: a quarter of an
+    hour of speech by a few people is a start. The best weights by PESQ on recordings that were held out land in
+    OUT/best, the latest in OUT/last, curves in OUT/curves. A run that was stopped or killed goes on with --resume.
+
+    Example: harken train mp-senet --clean speech --noise noise --steps 2000
+
+    Two processes: torchrun --nproc-per-node 2 -m harken train mp-senet --clean speech --noise noise
+    """
+    from harken.data.mixing import MixConfig, Recordings
+    from harken.errors import InputError
+    from harken.train.loop import LoopConfig, train
+    from harken.train.losses import EnhancementWeights
+    from harken.train.mp_senet import MPSENetRecipe
+
+    _need("accelerate", "pesq")
+    if device not in ("auto", "cpu"):
+        raise InputError(f"--device takes auto or cpu, got '{device}'")
+    loop = LoopConfig(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        schedule=schedule,  # type: ignore[arg-type]  # checked by LoopConfig, like precision
+        validate_every=validate_every,
+        save_every=save_every,
+        precision=precision,  # type: ignore[arg-type]
+        seed=seed,
+        workers=workers,
+    )
+    if resume is False and (out / "state.pt").exists():
+        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    model, config = _model(preset, attention, init)
+    if reverb and not rooms:
+        raise InputError("--reverb needs simulated rooms: say how many, such as --rooms 100")
+    share = (0.5 if rooms else 0.0) if reverb is None else reverb
+    mix = MixConfig(sample_rate=config.sample_rate, seconds=seconds, snr=snr, reverb=share)
+
+    talk = _talker()
+    train_clean, judge_clean = _split("clean", clean, held_out_clean)
+    train_noise, judge_noise = _split("noise", noise or [], held_out_noise)
+    rate = config.sample_rate
+    recordings = [Recordings(paths, rate) if paths else None for paths in (train_clean, train_noise)]
+    held_out = [Recordings(paths, rate) if paths else None for paths in (judge_clean, judge_noise)]
+    talk(f"{_amount('clean speech', recordings[0])}, {_amount('noise', recordings[1])}")
+    talk(f"held out: {_amount('clean speech', held_out[0])}, {_amount('noise', held_out[1])}")
+    responses = []
+    if share:
+        from harken.data.rooms import room_responses
+
+        _need("pyroomacoustics", "scipy", extra="rooms")
+        responses = room_responses(rooms, rate, seed)
+    assert recordings[0] is not None and held_out[0] is not None
+    recipe = MPSENetRecipe(
+        config,
+        recordings[0],
+        recordings[1],
+        (held_out[0], held_out[1]),
+        mix=mix,
+        weights=EnhancementWeights(loudness=loudness),
+        adversary_from=adversary_from,
+        adversary_every=adversary_every,
+        seed=seed,
+        init=model,
+        rooms=responses,
+    )
+    count = sum(parameter.numel() for parameter in recipe.model.parameters())
+    talk(f"{count:,} parameters, {config.attention} attention; {steps} steps of {batch_size} mixtures into '{out}'")
+    with _Bar(steps, talk) as bar:
+        try:
+            best = train(
+                recipe,
+                loop,
+                out,
+                resume=resume,
+                device=device,  # type: ignore[arg-type]
+                on_step=bar.step,
+                on_validation=bar.validation,
+            )
+        except KeyboardInterrupt:
+            talk(f"stopped; the same command with --resume goes on from the last save in '{out}'")
+            raise
+    if best:
+        talk(f"best: {_metrics(best)} at step {best['step']:.0f}")
+        talk(f"use:  harken enhance --weights {out / 'best'} noisy.wav")
+
+
+def _need(*packages: str, extra: str = "train") -> None:
+    """Missing packages are named now, not after an hour."""
+    from importlib.util import find_spec
+
+    from harken.errors import MissingExtraError
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra=extra)
+
+
+def _model(preset: str | None, attention: str | None, init: str | None) -> tuple[MPSENet | None, MPSENetConfig]:
+    """The model to start from, if any, and the configuration."""
+    from dataclasses import replace
+
+    from harken.attention import list_attention
+    from harken.errors import InputError
+    from harken.models import load
+    from harken.models.enhance.mp_senet import MPSENet
+
+    if init is not None:
+        if preset is not None or attention is not None:
+            raise InputError("--init brings its own configuration: leave --preset and --attention out")
+        model = load("mp-senet", None if init == "bundled" else init)
+        return model, model.config
+    presets: dict[str, Callable[[], MPSENetConfig]] = {
+        "small": MPSENet.Config.small,
+        "paper": MPSENet.Config,
+        "conformer": MPSENet.Config.conformer,
+    }
+    if preset is not None and preset not in presets:
+        raise InputError(f"--preset takes {', '.join(presets)}, got '{preset}'")
+    config = presets[preset or "small"]()
+    if attention is None:
+        return None, config
+    usable = list_attention(bidirectional=True, grid=False)
+    if attention not in usable:
+        raise InputError(f"--attention takes {', '.join(usable)}, got '{attention}'")
+    return None, replace(config, attention=attention)
+
+
+def _split(kind: str, folders: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
+    """What to train on and what to judge on; with nothing to judge on, the last tenth of each folder's files."""
+    from harken.data.mixing import audio_files
+    from harken.errors import InputError
+
+    if held_out:
+        return folders, held_out
+    train: list[Path] = []
+    judge: list[Path] = []
+    for folder in folders:
+        paths = audio_files(folder)
+        if not paths:
+            raise InputError(f"no audio files in '{folder}'")
+        kept = len(paths) - max(len(paths) // 10, 1 if len(paths) > 1 else 0)
+        train += paths[:kept]
+        judge += paths[kept:]
+    if folders and not judge:
+        raise InputError(f"one {kind} file cannot both train and judge: give more files, or --held-out-{kind} FOLDER")
+    return train, judge
+
+
+def _amount(what: str, recordings: Recordings | None) -> str:
+    if recordings is None:
+        return f"no recorded {what}"
+    return f"{recordings.seconds / 60:.1f} min of {what} in {len(recordings)} files"
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return f"WB-PESQ {metrics['pesq_wb']:.2f}, SI-SDR {metrics['si_sdr']:.1f} dB"
+
+
+def _talker() -> Callable[[str], None]:
+    """Prints lines on stderr; in one of several processes, the first alone does."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
+    return lambda text: console.print(text, markup=False)
+
+
+class _Bar:
+    """Step, loss, last validation and time to go; without a terminal, a line for each validation."""
+
+    def __init__(self, steps: int, talk: Callable[[str], None]):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._talk = talk
+        self._shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[judged]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._shown,
+        )
+        self._task = self._progress.add_task("", total=steps, loss="", judged="")
+        self._loss: float | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Move on; the loss shown is an average over about fifty steps."""
+        loss = losses["total"]
+        self._loss = loss if self._loss is None or self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+        self._progress.update(self._task, completed=step, loss=f"{self._loss:.3f}")
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the latest metrics."""
+        if self._shown:
+            self._progress.update(self._task, judged=_metrics(metrics))
+        else:
+            self._talk(f"step {step}: loss {self._loss:.3f}, {_metrics(metrics)}")
