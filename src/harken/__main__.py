@@ -1,4 +1,4 @@
-"""``python -m harken``: the same as ``harken``; what ``accelerate launch -m harken`` and ``torchrun -m harken`` start."""
+"""``python -m harken``: the same as ``harken``; what ``accelerate launch -m harken`` and ``torchrun -m`` start."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def test_a_repository_out_of_reach_is_one_line():
 
 
 def test_an_unknown_model_names_those_there_are():
-    with pytest.raises(InputError, match="no model named 'mp-sonnet': one of .*mp-senet"):
+    with pytest.raises(InputError, match=r"no model named 'mp-sonnet': one of .*mp-senet"):
         models.load("mp-sonnet")
     assert "mp-senet" in models.list_models("enhance")
     assert models.list_models("speak") == [

@@ -22,7 +22,7 @@ def train(recordings, tmp_path, monkeypatch):
     from harken.models.enhance.mp_senet import MPSENetConfig
     from harken.train import mp_senet
 
-    tiny = replace(MPSENetConfig.small(), channels=8, blocks=1, n_fft=64, hop_length=16, win_length=64)
+    tiny = replace(MPSENetConfig.small(), channels=8, blocks=1, n_fft=256, hop_length=64, win_length=256)
     monkeypatch.setattr(MPSENetConfig, "small", classmethod(lambda cls: tiny))
     whole = mp_senet.validation_pairs
     monkeypatch.setattr(mp_senet, "validation_pairs", lambda held_out, mix, items: whole(held_out, mix, 1))
@@ -38,7 +38,7 @@ def test_a_run_ends_with_its_best_and_the_command_that_uses_it(train, tmp_path, 
     assert train() == 0
     said = capsys.readouterr().err
     assert "0.1 min of clean speech in 2 files" in said
-    assert "held out: 0.0 min of clean speech in 1 files" in said
+    assert "held out: 0.0 min of clean speech in 1 file," in said
     assert "best: WB-PESQ" in said
     assert f"harken enhance --weights {tmp_path / 'run' / 'best'} noisy.wav" in said
     assert json.loads((tmp_path / "run/best/config.json").read_text())["channels"] == 8

@@ -1,4 +1,4 @@
-"""A system so small that a step takes a millisecond, with all that the loop looks after: dropout, buffers, an adversary.
+"""A system so small that a step takes a millisecond, with dropout, buffers and a discriminator to look after.
 
 ``python -m tests.train.toy FOLDER STEPS WHEN`` trains it, and kills itself (SIGKILL) at WHEN.
 """

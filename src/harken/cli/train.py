@@ -278,7 +278,7 @@ def _split(kind: str, folders: list[Path], held_out: list[Path] | None) -> tuple
 def _amount(what: str, recordings: Recordings | None) -> str:
     if recordings is None:
         return f"no recorded {what}"
-    return f"{recordings.seconds / 60:.1f} min of {what} in {len(recordings)} files"
+    return f"{recordings.seconds / 60:.1f} min of {what} in {len(recordings)} file{'s' * (len(recordings) > 1)}"
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -7,11 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def bidirectional_gru(gru: nn.GRU, x: Float[Tensor, "rows length inputs"]) -> Float[Tensor, "length hidden rows"]:
-    """The states of a one-layer bidirectional ``nn.GRU``, for inference: equal to it, about a quarter faster on a CPU.
+def bidirectional_gru(
+    gru: nn.GRU, x: Float[Tensor, "rows length inputs"]
+) -> tuple[Float[Tensor, "length hidden rows"], Float[Tensor, "length hidden rows"]]:
+    """The states of a one-layer bidirectional ``nn.GRU``, for inference: equal to it, and quicker on a CPU.
 
-    Both directions advance in one batched product; input, bias and state lie under each other, so that the reset and
-    update gates are a single product; what the new gate takes from the input is computed for all positions at once.
+    Returns the forward and the backward direction's, both in the order of the sequence, features before rows. Both
+    directions advance in one batched product. State, a row of ones (for the biases) and input lie under each other in
+    one slot a position, so that the reset and update gates are a single product and a state is written where the next
+    product reads it. What the new gate takes from the input is computed for all positions at once.
     """
     (rows, length, inputs), hidden = x.shape, gru.hidden_size
     of_input = torch.stack((gru.weight_ih_l0, gru.weight_ih_l0_reverse))
@@ -23,22 +27,20 @@ def bidirectional_gru(gru: nn.GRU, x: Float[Tensor, "rows length inputs"]) -> Fl
     of_new = torch.cat((of_state[:, new], state_bias[:, new]), 2)
 
     x = x.permute(1, 2, 0).contiguous()
-    new_inputs = torch.matmul(of_input[:, new].reshape(2 * hidden, inputs), x).view(length, 2, hidden, rows)
+    slots = x.new_empty(length + 1, 2, hidden + 1 + inputs, rows)  # the backward direction's run against time
+    slots[0, :, :hidden] = 0
+    slots[:, :, hidden] = 1
+    slots[:length, 0, hidden + 1 :] = x
+    slots[:length, 1, hidden + 1 :] = x.flip(0)
+    new_inputs = x.new_empty(length, 2, hidden, rows)
+    new_inputs[:, 0] = torch.matmul(of_input[0, new], x)
+    new_inputs[:, 1] = torch.matmul(of_input[1, new], x).flip(0)
     new_inputs += input_bias[:, new]
-    stacked = x.new_zeros(2, hidden + 1 + inputs, rows)  # state, a row of ones for the biases, input
-    stacked[:, hidden] = 1
-    state, inputs_now = stacked[:, :hidden], stacked[:, hidden + 1 :]
     reset_update, candidate = x.new_empty(2, 2 * hidden, rows), x.new_empty(2, hidden, rows)
-    states = x.new_empty(length, 2, hidden, rows)
-    for forward in range(length):
-        backward = length - 1 - forward
-        inputs_now[0], inputs_now[1] = x[forward], x[backward]
-        torch.bmm(of_gates, stacked, out=reset_update)
-        torch.bmm(of_new, stacked[:, : hidden + 1], out=candidate)
+    for slot, following, new_input in zip(slots[:length], slots[1:], new_inputs, strict=True):
+        torch.bmm(of_gates, slot, out=reset_update)
+        torch.bmm(of_new, slot[:, : hidden + 1], out=candidate)
         reset_update.sigmoid_()
-        candidate *= reset_update[:, :hidden]
-        candidate[0] += new_inputs[forward, 0]
-        candidate[1] += new_inputs[backward, 1]
-        torch.lerp(candidate.tanh_(), state, reset_update[:, hidden:], out=state)
-        states[forward, 0], states[backward, 1] = state[0], state[1]
-    return states.flatten(1, 2)
+        torch.addcmul(new_input, candidate, reset_update[:, :hidden], out=candidate).tanh_()
+        torch.lerp(candidate, slot[:, :hidden], reset_update[:, hidden:], out=following[:, :hidden])
+    return slots[1:, 0, :hidden], slots[1:, 1, :hidden].flip(0)

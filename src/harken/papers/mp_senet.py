@@ -170,7 +170,7 @@ def phase_helps(seed: int, quick: bool, progress: Progress) -> Evidence:
 
 
 def _judge(results: dict[str, dict[str, float]]) -> Verdict:
-    """Fixed before the run: both metrics won by the paper's form; one, or both by the rotated form, is direction only."""
+    """Fixed before the run: the paper's form wins both metrics; one, or both by the rotated form, is direction only."""
     plain = results["magnitude_only"]
 
     def wins(name: str) -> int:

@@ -311,9 +311,11 @@ class RecurrentFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
             return self.linear(F.leaky_relu(self.gru(x)[0]))
-        # features before rows all the way, so that every operation of a step works on one contiguous piece
-        states = F.leaky_relu_(bidirectional_gru(self.gru, x))
-        return torch.matmul(self.linear.weight, states).permute(2, 0, 1) + self.linear.bias
+        # features before rows all the way, so that every operation of a step works on contiguous pieces
+        weights = self.linear.weight.chunk(2, 1)
+        directions = bidirectional_gru(self.gru, x)
+        mixed = sum(torch.matmul(w, F.leaky_relu(h)) for w, h in zip(weights, directions, strict=True))
+        return mixed.permute(2, 0, 1) + self.linear.bias
 
 
 class ConvolutionalFFN(nn.Module):
