@@ -45,7 +45,7 @@ def test_a_run_ends_with_its_best_and_the_command_that_uses_it(train, tmp_path, 
 
 
 def test_options_reach_the_run(train, tmp_path, recordings):
-    assert train("--attention", "linear", "--loudness", "0.7", "--snr", "0", "5", "--schedule", "constant") == 0
+    assert train("--attention", "linear", "--loss", "loudness=0.7", "--snr", "0", "5", "--schedule", "constant") == 0
     import torch
 
     state = torch.load(tmp_path / "run/state.pt", weights_only=True)

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from harken.data.mixing import Recordings
     from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
+    from harken.train.losses import EnhancementWeights
 
 _DATA, _MODEL, _MIX, _LENGTH, _RUN = "Recordings", "Model and losses", "Mixtures", "How long, how fast", "The run"
 
@@ -90,9 +91,15 @@ def mp_senet(
             help="Any bidirectional mechanism that harken has.", show_default="softmax", rich_help_panel=_MODEL
         ),
     ] = None,
-    loudness: Annotated[
-        float, typer.Option(min=0, help="Weight of the loudness distance, a relative of PESQ.", rich_help_panel=_MODEL)
-    ] = 0.3,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            help="Weight of a loss: magnitude, phase, complex, consistency, time, loudness or metric; may be repeated.",
+            show_default="by preset",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
     adversary_from: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +132,10 @@ def mp_senet(
     schedule: Annotated[
         str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=_LENGTH)
     ] = "cosine",
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising learning rate.", rich_help_panel=_LENGTH)] = 100,
+    ema: Annotated[
+        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
+    ] = 0.999,
 ) -> None:
     """Train MP-SENet to clean noisy speech.
 
@@ -139,7 +150,6 @@ def mp_senet(
     from harken.data.mixing import MixConfig, Recordings
     from harken.errors import InputError
     from harken.train.loop import LoopConfig, train
-    from harken.train.losses import EnhancementWeights
     from harken.train.mp_senet import MPSENetRecipe
 
     _need("accelerate", "pesq")
@@ -150,6 +160,8 @@ def mp_senet(
         batch_size=batch_size,
         lr=lr,
         schedule=schedule,  # type: ignore[arg-type]  # checked by LoopConfig, like precision
+        warmup=warmup,
+        ema=ema,
         validate_every=validate_every,
         save_every=save_every,
         precision=precision,  # type: ignore[arg-type]
@@ -161,6 +173,7 @@ def mp_senet(
     model, config = _model(preset, attention, init)
     if reverb and not rooms:
         raise InputError("--reverb needs simulated rooms: say how many, such as --rooms 100")
+    weights = _loss_weights(loss or [], short=init is not None or preset in (None, "small"))
     share = (0.5 if rooms else 0.0) if reverb is None else reverb
     mix = MixConfig(sample_rate=config.sample_rate, seconds=seconds, snr=snr, reverb=share)
 
@@ -185,7 +198,7 @@ def mp_senet(
         recordings[1],
         (held_out[0], held_out[1]),
         mix=mix,
-        weights=EnhancementWeights(loudness=loudness),
+        weights=weights,
         adversary_from=adversary_from,
         adversary_every=adversary_every,
         seed=seed,
@@ -252,6 +265,28 @@ def _model(preset: str | None, attention: str | None, init: str | None) -> tuple
     if attention not in usable:
         raise InputError(f"--attention takes {', '.join(usable)}, got '{attention}'")
     return None, replace(config, attention=attention)
+
+
+def _loss_weights(given: list[str], *, short: bool) -> EnhancementWeights:
+    """The preset's weights with those that were given in their place."""
+    from dataclasses import replace
+
+    from harken.errors import InputError
+    from harken.train.losses import EnhancementWeights, weighted_terms
+
+    weights = EnhancementWeights.short_training() if short else EnhancementWeights()
+    for entry in given:
+        name, _, value = entry.partition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = -1.0
+        if name not in weighted_terms(weights) or not 0 <= weight < 1e6:
+            raise InputError(
+                f"--loss takes NAME=WEIGHT with one of {', '.join(weighted_terms(weights))}, got '{entry}'"
+            )
+        weights = replace(weights, **{name: weight})
+    return weights
 
 
 def _split(kind: str, folders: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:

@@ -18,10 +18,8 @@ def bidirectional_gru(
     product reads it. What the new gate takes from the input is computed for all positions at once.
     """
     (rows, length, inputs), hidden = x.shape, gru.hidden_size
-    of_input = torch.stack((gru.weight_ih_l0, gru.weight_ih_l0_reverse))
-    of_state = torch.stack((gru.weight_hh_l0, gru.weight_hh_l0_reverse))
-    input_bias = torch.stack((gru.bias_ih_l0, gru.bias_ih_l0_reverse))[..., None]
-    state_bias = torch.stack((gru.bias_hh_l0, gru.bias_hh_l0_reverse))[..., None]
+    of_input, of_state = _both(gru, "weight_ih"), _both(gru, "weight_hh")
+    input_bias, state_bias = _both(gru, "bias_ih")[..., None], _both(gru, "bias_hh")[..., None]
     gates, new = slice(0, 2 * hidden), slice(2 * hidden, None)
     of_gates = torch.cat((of_state[:, gates], input_bias[:, gates] + state_bias[:, gates], of_input[:, gates]), 2)
     of_new = torch.cat((of_state[:, new], state_bias[:, new]), 2)
@@ -44,3 +42,7 @@ def bidirectional_gru(
         torch.addcmul(new_input, candidate, reset_update[:, :hidden], out=candidate).tanh_()
         torch.lerp(candidate, slot[:, :hidden], reset_update[:, hidden:], out=following[:, :hidden])
     return slots[1:, 0, :hidden], slots[1:, 1, :hidden].flip(0)
+
+
+def _both(gru: nn.GRU, name: str) -> Tensor:
+    return torch.stack((gru.get_parameter(f"{name}_l0"), gru.get_parameter(f"{name}_l0_reverse")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,11 @@ class EnhancementWeights:
     metric: float = 0.05
     time: float = 0.2
     loudness: float = 0.0
+
+    @classmethod
+    def short_training(cls) -> Self:
+        """For thousands of steps rather than hundreds of thousands: less on the phase of bins that hold no speech."""
+        return cls(magnitude=1.0, phase=0.1, complex=0.5, consistency=0.1, time=0.2, loudness=0.5)
 
 
 class EnhancementLoss(nn.Module):

@@ -69,8 +69,10 @@ class MPSENetConfig:
                 raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
         if min(self.channels, self.blocks, self.heads, self.sample_rate) < 1 or max(self.channels, self.blocks) > 4096:
             raise InputError(
-                "channels, blocks, heads and sample_rate must be positive (channels and blocks at most 4096)"
+                "channels, blocks, heads and sample_rate must be positive (at most 4096 channels and blocks)"
             )
+        if not (1 <= self.encoder_depth <= 16 and 1 <= self.decoder_depth <= 16):
+            raise InputError("encoder_depth and decoder_depth must be 1 to 16")
         if not 0 < self.hop_length <= self.win_length <= self.n_fft <= 65536 or self.n_fft % self.freq_stride:
             raise InputError("expected 0 < hop_length <= win_length <= n_fft, and n_fft a multiple of freq_stride")
 
@@ -312,9 +314,9 @@ class RecurrentFFN(nn.Module):
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
             return self.linear(F.leaky_relu(self.gru(x)[0]))
         # features before rows all the way, so that every operation of a step works on contiguous pieces
-        weights = self.linear.weight.chunk(2, 1)
-        directions = bidirectional_gru(self.gru, x)
-        mixed = sum(torch.matmul(w, F.leaky_relu(h)) for w, h in zip(weights, directions, strict=True))
+        forward, backward = bidirectional_gru(self.gru, x)
+        of_forward, of_backward = self.linear.weight.chunk(2, 1)
+        mixed = torch.matmul(of_forward, F.leaky_relu(forward)) + torch.matmul(of_backward, F.leaky_relu(backward))
         return mixed.permute(2, 0, 1) + self.linear.bias
 
 
@@ -383,6 +385,7 @@ class PhaseDecoder(nn.Module):
         self.real = nn.Conv2d(self.up.out_channels, 1, _last_kernel(c))
         self.imaginary = nn.Conv2d(self.up.out_channels, 1, _last_kernel(c))
         if self.rotates:  # start at no rotation
+            assert self.real.bias is not None
             nn.init.ones_(self.real.bias)
 
     def forward(self, x: Tensor, noisy_phase: Tensor) -> Tensor:
