@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from harken.data.mixing import MixConfig, Recordings
+from harken.train.mp_senet import validation_pairs
+
 HELD_OUT_SPEAKERS = 20  # of librispeech_many_speakers, the last by name
 HELD_OUT_READERS = 2  # of librispeech_test_other, likewise
 HELD_OUT_NOISES = {"running_tap", "train", "typing", "crowd_cheering", "city"}
@@ -39,11 +42,11 @@ def main(data: Path, prompts: Path, out: Path) -> None:
     for language in ("it", "ru"):
         decode_prompts(prompts / language, out / f"train/clean/prompts_{language}")
     with (data / "noise/index.tsv").open() as file:
-        free = [row["file"] for row in csv.DictReader(file, delimiter="\t") if "NC" not in row.get("licence", "")]
-    noises = [path for path in sorted((data / "noise").rglob("*.flac")) if path.parent.name != "esc50_excerpt"]
-    print(f"{len(noises)} noises, {len(free)} of them listed under a free licence")
+        licences = {row["file"]: row["licence"] for row in csv.DictReader(file, delimiter="\t")}
+    noises = [data / "noise" / name for name, licence in sorted(licences.items()) if "NC" not in licence]
     place([p for p in noises if p.stem not in HELD_OUT_NOISES], out / "train/noise")
     place([p for p in noises if p.stem in HELD_OUT_NOISES], out / "held_out/noise")
+    write_pairs(out)
 
 
 def place(paths: list[Path], folder: Path) -> None:
@@ -54,6 +57,16 @@ def place(paths: list[Path], folder: Path) -> None:
         if not link.exists():
             link.symlink_to(path.resolve())
     print(f"{len(paths):4d} files  {folder}")
+
+
+def write_pairs(out: Path) -> None:
+    """The mixtures on which a run is validated, as files: what mp_senet_quality.py scores."""
+    held_out = (Recordings([out / "held_out/clean"], 16000), Recordings([out / "held_out/noise"], 16000))
+    for kind in ("noisy", "clean"):
+        (out / "held_out/pairs" / kind).mkdir(parents=True, exist_ok=True)
+    for number, pair in enumerate(validation_pairs(held_out, MixConfig(), 24)):
+        for kind, samples in zip(("noisy", "clean"), pair, strict=True):
+            soundfile.write(out / "held_out/pairs" / kind / f"{number:02d}.flac", samples, 16000)
 
 
 def decode_prompts(source: Path, folder: Path) -> None:

@@ -7,7 +7,6 @@ import sys
 import threading
 import traceback
 from importlib import import_module
-from importlib.util import find_spec
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -47,8 +46,7 @@ def harken(
 
 
 for _verb in _VERBS:
-    if find_spec(f"harken.cli.{_verb}") is not None:
-        import_module(f"harken.cli.{_verb}").register(app)
+    import_module(f"harken.cli.{_verb}").register(app)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harken.data.mixing import Recordings
 
 DATA_VARIABLE = "HARKEN_ENHANCE_DATA"
-STEPS = 600
+STEPS = 400
 SECONDS = 1.0
 BATCH = 4
 
@@ -106,7 +106,7 @@ def phase_helps(seed: int, quick: bool, progress: Progress) -> Evidence:
     from harken.train.loop import LoopConfig, train
     from harken.train.mp_senet import MPSENetRecipe
 
-    steps, items = (2, 4) if quick else (STEPS, 48)
+    steps, items = (2, 4) if quick else (STEPS, 24)
     mix = MixConfig(seconds=0.25 if quick else SECONDS)
     base = MPSENetConfig.small()
     if quick:
