@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
         train(ToyRecipe(), replace(QUICK, steps=8), tmp_path, resume=True, device="cpu")
     monkeypatch.undo()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_items_made_in_worker_processes_are_the_same(tmp_path):

@@ -55,10 +55,10 @@ def whole(folder: Path) -> Path:
 def test_a_killed_run_goes_on_exactly(tmp_path, when):
     killed = start("tests.train.toy", str(tmp_path / "killed"), "6", when)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert bool(list((tmp_path / "killed").rglob("*.tmp"))) == when.startswith("writing")
+    assert bool(list((tmp_path / "killed").rglob("*.partial"))) == when.startswith("writing")
     train(ToyRecipe(adversary=True), QUICK, tmp_path / "killed", resume=True, device="cpu")
     assert_same_run(tmp_path / "killed", whole(tmp_path / "whole"))
-    assert not list((tmp_path / "killed").rglob("*.tmp"))
+    assert not list((tmp_path / "killed").rglob("*.partial"))
 
 
 @pytest.mark.parametrize("adversary", [False, True])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harken.whole_files import write_text
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
@@ -82,7 +84,7 @@ def enhance(
     if report == "json":
         sys.stdout.write(_as_json(result))
     elif report is not None:
-        _save(Path(report), _as_json(result))
+        write_text(Path(report), _as_json(result))
     for file in result.failed:
         where = "" if file.input in str(file.error) else f"'{file.input}': "
         print(f"error: {where}{file.error}", file=sys.stderr)
@@ -162,16 +164,3 @@ def _print_summary(result: EnhanceReport, console: Console) -> None:
 
 def _as_json(result: EnhanceReport) -> str:
     return json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n"
-
-
-def _save(path: Path, text: str) -> None:
-    from harken.errors import OutputError
-
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write the report '{path}': {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

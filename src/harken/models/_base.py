@@ -6,8 +6,8 @@ import dataclasses
 import json
 import math
 import os
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harken.errors import CheckpointError, InputError, OutputError
+from harken.errors import CapabilityError, CheckpointError, InputError, OutputError
+from harken.whole_files import whole_file, write_text
 
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_OPTIONS = ("revision", "cache_dir", "force_download", "token", "local_files_only")
@@ -50,6 +51,14 @@ class Model(nn.Module, PyTorchModelHubMixin):
             CheckpointError: parameters are missing, left over, or of another size.
         """
 
+    def stream(self) -> Stream:
+        """The model as a stream of chunks.
+
+        Raises:
+            CapabilityError: this model needs whole recordings.
+        """
+        raise CapabilityError(f"'{self.slug}' cannot stream: it looks at a whole recording, or long chunks of one")
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write ``config.json`` and ``model.safetensors`` (and a model card where there is none); each lands whole.
 
@@ -69,8 +78,9 @@ class Model(nn.Module, PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {"slug": self.slug, **dataclasses.asdict(self.config)}
         # both land whole or not at all: a killed save leaves the old files
-        _replace(save_directory / "model.safetensors", lambda path: save_file(self._contiguous_state(), path))
-        _replace(save_directory / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
+        with whole_file(save_directory / "model.safetensors") as partial:
+            save_file(self._contiguous_state(), partial)
+        write_text(save_directory / "config.json", json.dumps(config, indent=2) + "\n")
 
     def _contiguous_state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
@@ -221,6 +231,23 @@ def _check_fit(model: nn.Module, state: Mapping[str, Any]) -> None:
             raise CheckpointError(f"'{name}' has shape {tuple(given.shape)} where {expected}")
 
 
+class Stream(ABC):
+    """A model at work on sound that is still arriving. Its state is its own; make one for each sound.
+
+    What comes out, put end to end, equals what the model makes of the whole sound, ``latency`` samples later.
+    """
+
+    latency: int  # samples from an input to the output that belongs to it
+
+    @abstractmethod
+    def push(self, chunk: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch ready"]:
+        """Take the next samples, any number, and give what is ready, perhaps nothing."""
+
+    @abstractmethod
+    def flush(self) -> Float[Tensor, "batch rest"]:
+        """The rest, after the last chunk."""
+
+
 class Enhancer(Model):
     """Base of systems that take a degraded waveform and return a better one of the same length."""
 
@@ -242,12 +269,3 @@ class Enhancer(Model):
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in one line of bounded length; its type where it says nothing."""
     return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from harken import __version__
 from harken.errors import InputError, OutputError
 from harken.papers import VERDICTS, get_paper
 from harken.papers._record import Claim, Evidence, Paper
+from harken.whole_files import write_text
 
 CLAIMS_DIR = Path("docs/claims")
 LARGEST_RECORD = 4 * 1024**2  # bytes
@@ -163,16 +163,7 @@ def _prepare(out_dir: Path) -> None:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """A whole file or none: beside its place first, then renamed into it."""
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as problem:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {problem.strerror}") from problem
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
-from harken.errors import InputError, OutputError
+from harken.errors import InputError
 from harken.papers import list_papers
 from harken.papers._record import Paper, Status
 from harken.papers.claims import read_claims
+from harken.whole_files import write_text
 
 BEGIN = "<!-- papers:begin -->"
 END = "<!-- papers:end -->"
@@ -128,14 +127,7 @@ def update_document(path: str | Path, claims_dir: str | Path | None = None) -> b
         raise InputError(f"{path}: {problem}") from None
     if new == old:
         return False
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(new, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as problem:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {problem.strerror}") from problem
+    write_text(path, new)
     return True
 
 

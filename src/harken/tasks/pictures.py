@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from harken.errors import MissingExtraError, OutputError
 from harken.tasks.levels import decibels
+from harken.whole_files import whole_file
 
 _WINDOW, _HOP = 512, 128
 _COLUMNS = 1200
@@ -119,11 +120,8 @@ def draw_before_after(before: Sketch, after: Sketch, path: str | os.PathLike[str
     figure.colorbar(axes[1, 1].images[0], ax=axes[1, :], label="level (dB)", fraction=0.03, pad=0.01)
     if title:
         figure.suptitle(title, fontsize=11)
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
     try:
-        figure.savefig(partial, format=Path(path).suffix.lstrip(".") or "png")
-        partial.replace(path)
+        with whole_file(Path(path)) as partial:
+            figure.savefig(partial, format=Path(path).suffix.lstrip(".") or "png")
     except (OSError, ValueError) as error:
         raise OutputError(f"cannot write the picture '{path}': {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -16,9 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from harken.data.audio import Audio, read
-from harken.errors import HarkenError, InputError, MissingExtraError, OutputError
+from harken.errors import HarkenError, InputError, MissingExtraError
 from harken.score.enhancement import METRICS, check_metrics, score_enhancement
 from harken.tasks.pairing import Pair, pair_folders, run_pairs
+from harken.whole_files import write_text
 
 Source = str | os.PathLike[str] | Audio | np.ndarray | Tensor
 Progress = Callable[[str, float, float], None]
@@ -89,19 +89,7 @@ class ScoreReport:
         Raises:
             OutputError: the file cannot be written.
         """
-        target = Path(path)
-        try:
-            with tempfile.NamedTemporaryFile("w", dir=target.parent, suffix=".partial", delete=False) as partial:
-                try:
-                    json.dump(self.to_dict(), partial, indent=1, ensure_ascii=False, allow_nan=False)
-                    partial.close()
-                    Path(partial.name).replace(target)
-                except BaseException:
-                    Path(partial.name).unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            why = error.strerror or error
-            raise OutputError(f"cannot write '{target}' ({why}): choose a file in a folder you can write to") from error
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def score(

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from harken.whole_files import write_text
+
 
 class History:
     """Losses and metrics of a run: one JSON line each, and TensorBoard curves where it is installed."""
@@ -20,9 +22,7 @@ class History:
             return
         if self.path.exists():  # drop what a killed run wrote after its last save
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.replace(self.path)
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Set, Sized
@@ -21,6 +20,7 @@ from harken.errors import CheckpointError, HarkenError, InputError, MissingExtra
 from harken.models._base import Model, first_line
 from harken.observation import observe
 from harken.train.history import History
+from harken.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part in (folder, folder / "best", folder / "last"):
-            for left in part.glob(".*.tmp"):  # by a process that was killed as it wrote
+            for left in part.glob(".*.partial"):  # by a process that was killed as it wrote
                 left.unlink()
     except OSError as error:
         raise OutputError(f"cannot use the folder '{folder}': {error.strerror}") from None
@@ -335,14 +335,11 @@ class _Run:
             "adversary_optimizer": None if optimizer is None else optimizer.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with whole_file(path) as partial:
+                torch.save(state, partial)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
             raise OutputError(f"cannot save the run in '{path.parent}': {first_line(error)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Take up a saved state; only the number of steps and how often things happen may differ."""
