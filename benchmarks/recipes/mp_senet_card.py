@@ -102,8 +102,9 @@ def page(card: dict, tables: str, notes: str) -> str:
     return f"""# MP-SENet, small: speech enhancement at 16 kHz
 
 The weights behind `harken enhance`. Preset `small` of MP-SENet (arXiv 2308.08926): 32 channels, 2 time-frequency
-blocks, a convolutional feed-forward part in place of the GRU, layer norm in place of instance norm, one band for 8 bins, and
-a phase decoder that turns the noisy phase instead of predicting it from nothing. 167,772 parameters, 0.7 MB.
+blocks, a convolutional feed-forward part in place of the GRU, layer norm in place of instance norm, one band for 8
+bins, and a phase decoder that turns the noisy phase instead of predicting it from nothing. 167,772 parameters, 0.7
+MB.
 
 **Licence of these weights:** {card["licence"]}.
 
@@ -113,8 +114,8 @@ a phase decoder that turns the noisy phase instead of predicting it from nothing
 
 Noisy mixtures were made on the fly at -5 to 20 dB: half with these recordings at 0.7 to 1.4 times their speed, a
 quarter with babble of 3 to 10 of the talkers, a quarter with synthesised noise. `benchmarks/recipes/mp_senet_data.py`
-lays the recordings out and names what is held out: 22 speakers and 5 noises were never trained on. No recording of VoiceBank
-or DEMAND was trained on, and none of the voices in `samples/`.
+lays the recordings out and names what is held out: 22 speakers and 5 noises were never trained on. No recording of
+VoiceBank or DEMAND was trained on, and none of the voices in `samples/`.
 
 ## Training
 
