@@ -56,4 +56,4 @@ $(BIN)/python:
 	  test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
 	  { echo "pesq is compiled when it is installed: get a C compiler and Python's headers first" \
 	    "(Debian, Ubuntu: apt install gcc python3-dev)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

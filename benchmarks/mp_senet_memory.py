@@ -2,9 +2,9 @@
 
     python benchmarks/mp_senet_memory.py [--minutes 1 10 60] [--save FILE.json]
 
-Each length runs in a process of its own, through the command line, on noise-like audio written to a temporary file;
+Each length runs in a process of its own, through the command line, on a shipped sample repeated to that length;
 peak resident memory is the operating system's figure. Then the bundled model enhances one 30 s mixture whole and in
-chunks, and the difference is given against the size of what was removed.
+chunks, and the difference is given in decibels of the whole pass's output.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure(minutes: float, folder: Path) -> dict[str, float]:
 
 
 def chunking(length: float = 30.0) -> dict[str, float]:
-    """How far chunked output is from one pass over everything, in dB below the output."""
+    """How far chunked output is from one pass over everything, in dB of the output."""
     noisy, clean = (read(next(SAMPLE.glob(f"*-{kind}.flac"))).samples[:, 0] for kind in ("noisy", "clean"))
     count = int(np.ceil(length * RATE / len(noisy)))
     noisy, clean = (np.tile(part, count)[: int(length * RATE)] for part in (noisy, clean))

@@ -4,8 +4,8 @@
 
 Random weights of the released layout. Compared, interleaved in one process: harken's generator; the plain form of its
 parts (sequence-first ``nn.MultiheadAttention`` that returns its weights, and ``nn.GRU``), which is what the paper's
-code runs; and, with a clone of github.com/yxlu-0102/MP-SENet, that code itself, whose output must be equal. The bundled
-small model is timed beside them. Printed: seconds per second of audio, ratios, and the share of this machine's matrix
+code runs; and, with a clone of github.com/yxlu-0102/MP-SENet, that code itself, whose output must be equal. The small
+preset is timed beside them. Printed: seconds per second of audio, ratios, and the share of this machine's matrix
 products that the arithmetic reaches.
 """
 
@@ -123,8 +123,7 @@ def main() -> None:
                 for name, model in models.items():
                     times[name].append(seconds(partial(model, *spectrum)) / length)
             middle = {name: statistics.median(values) for name, values in times.items()}
-            # the GRUs' products are not counted by the counter: 6 hidden (inputs + hidden) per direction and position
-            flops = counter.get_total_flops() + gru_flops(ours, spectrum[0].shape)
+            flops = counter.get_total_flops()
             entry = {
                 "seconds_per_second": {name: round(value, 3) for name, value in middle.items()},
                 "times_harken": {name: round(value / middle["harken"], 2) for name, value in middle.items()},
@@ -136,14 +135,6 @@ def main() -> None:
             print(f"{length} s: {json.dumps(entry)}", flush=True)
     if arguments.save:
         arguments.save.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def gru_flops(model: MPSENet, shape: torch.Size) -> int:
-    """Arithmetic of the recurrent parts, as products."""
-    c = model.config
-    positions = shape[2] * ((c.n_fft // 2) // c.freq_stride + 1)
-    hidden = 2 * c.channels
-    return 2 * len(c.axes) * c.blocks * positions * 2 * 3 * hidden * (c.channels + hidden)
 
 
 if __name__ == "__main__":

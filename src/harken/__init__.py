@@ -26,7 +26,10 @@ _LAZY = {
     "observe": "harken.observation",
     "task": "harken.tasks",
 }
-_ROOMS = {"attention", "data", "errors", "layers", "lens", "models", "papers", "score", "signal", "tasks", "train"}
+_ROOMS = {
+    *("attention", "data", "errors", "hardware", "layers", "lens", "models", "observation", "papers", "scale", "score"),
+    *("signal", "tasks", "train"),
+}
 
 __all__ = ["Audio", "__version__", "create_attention", "list_attention", "list_models", "load", "observe", "task"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from harken.errors import OutputError
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which becomes ``path`` when the block ends well and vanishes when it does not.
 
-    Errors of the block pass through as they are; a kill in the middle leaves the old ``path``, or none.
+    Errors of the block pass through as they are; a kill or a power cut in the middle leaves the old ``path``, or none.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -23,9 +24,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     ...     (Path(folder) / "a.txt").read_text()
     'all of it'
     """
-    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
+        with partial.open("rb+") as file:  # on the disk before it takes the name, or a power cut may leave it empty
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         with suppress(OSError):

@@ -73,6 +73,16 @@ def test_the_report_goes_to_stdout_or_a_file(identity, noisy, tmp_path, capsys):
     assert main(["enhance", str(noisy), "-o", "-", "--report", "json"]) == 2
 
 
+def test_a_report_that_cannot_be_written_is_told_before_the_work(identity, noisy, tmp_path):
+    assert main(["enhance", str(noisy), "--report", str(tmp_path / "missing" / "r.json")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["noisy.wav"]
+
+
+def test_a_name_too_long_is_one_line_and_exit_2(identity, noisy, capsys):
+    assert main(["enhance", "a" * 5000]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_pipe_carries_audio_and_nothing_else(identity, noisy, monkeypatch, capsys):
     source, sink = io.TextIOWrapper(io.BytesIO(noisy.read_bytes())), io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr("sys.stdin", source)
@@ -112,6 +122,13 @@ def test_version_and_usage(capsys):
     assert __version__ in capsys.readouterr().out
     assert main(["enhance"]) == 2
     assert main(["enhance", "x.wav", "--no-such-option"]) == 2
+
+
+def test_help_tells_the_defaults_that_are_not_values(capsys):
+    assert main(["enhance", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "those that ship" in shown
+    assert "*.enhanced.*" in shown
 
 
 def test_help_does_not_import_torch():

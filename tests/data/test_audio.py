@@ -256,3 +256,14 @@ def test_targets_that_cannot_be_written(tmp_path, monkeypatch):
 )
 def test_outputs_are_stored_like_their_input_where_the_format_allows(source, target, expected):
     assert output_format(target, like=module.Encoding(*source)) == expected
+
+
+def test_a_stream_takes_long_audio_in_any_format_and_refuses_in_one_line():
+    sound = Audio(np.zeros((200_000, 2)), 16000)
+    for format in ("WAV", "FLAC", "OGG"):
+        stream = io.BytesIO()
+        write(stream, sound, format=format)
+        assert read(io.BytesIO(stream.getvalue())).frames == 200_000
+    for options in ({"format": "NOPE"}, {"format": "FLAC", "subtype": "FLOAT"}):
+        with pytest.raises(OutputError, match="cannot write the stream as"):
+            write(io.BytesIO(), sound, **options)

@@ -218,6 +218,17 @@ def test_authors_weights_that_do_not_fit_are_refused(theirs, how):
         MPSENet.from_authors(broken(theirs, how))
 
 
+def test_authors_weights_that_ask_for_all_memory_are_refused_before_they_get_any(theirs, monkeypatch):
+    made = []
+    plain = MPSENet.__init__
+    monkeypatch.setattr(
+        MPSENet, "__init__", lambda self, config: made.append(torch.get_default_device().type) or plain(self, config)
+    )
+    with pytest.raises(CheckpointError, match="has shape"):
+        MPSENet.from_authors({**theirs, "dense_encoder.dense_conv_1.0.bias": torch.zeros(4096)})
+    assert made == ["meta"]
+
+
 @pytest.mark.border
 @pytest.mark.parametrize("how", ["missing", "shape", "nan", "name", "empty"])
 def test_discriminator_weights_that_do_not_fit_are_refused(how):

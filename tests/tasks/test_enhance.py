@@ -130,3 +130,13 @@ def test_a_model_that_is_no_enhancer_is_refused():
 def test_unknown_tasks_are_named():
     with pytest.raises(InputError, match="no task named 'sing'"):
         harken.task("sing")
+
+
+@pytest.mark.parametrize("model_rate", [8000, 48000])
+def test_a_model_of_another_rate_hears_the_recording_at_its_own(identity, model_rate):
+    """No mismatch can happen: whatever rate the weights were trained at, length and rate of the recording stay."""
+    identity.sample_rate = model_rate
+    samples = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
+    result = enhance(samples, rate=16000)
+    assert identity.shapes == [(1, model_rate)]
+    np.testing.assert_allclose(result[800:-800], samples[800:-800], atol=1e-3)

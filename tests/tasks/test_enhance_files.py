@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,34 @@ def test_patterns_are_expanded(identity, tmp_path):
         enhance_files(str(tmp_path / "*.wav"))
 
 
+def test_a_pattern_takes_hidden_files_only_when_it_says_so(identity, tmp_path):
+    record(tmp_path / "a.wav")
+    record(tmp_path / ".b.wav")
+    record(tmp_path / ".deep" / "c.wav")
+    enhance_files(str(tmp_path / "**"), tmp_path / "out")
+    assert tree(tmp_path / "out") == ["a.wav"]
+    enhance_files(str(tmp_path / ".*.wav"), tmp_path / "hidden")
+    assert tree(tmp_path / "hidden") == [".b.wav"]
+
+
+@pytest.mark.parametrize("pattern", ["x**.wav", "*/../../*.wav"])
+def test_a_pattern_that_cannot_be_followed_is_told(identity, tmp_path, pattern):
+    record(tmp_path / "in" / "a.wav")
+    with pytest.raises(InputError, match=r"no audio file matches|is not a pattern|goes up"):
+        enhance_files(str(tmp_path / "in" / pattern), tmp_path / "out" / "deep")
+    assert tree(tmp_path) == ["in/a.wav"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX pipes")
+def test_a_named_pipe_is_read_once(identity, tmp_path):
+    source, pipe = record(tmp_path / "a.wav"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=lambda: pipe.write_bytes(source.read_bytes()), daemon=True)
+    feeder.start()
+    enhance_files(pipe, tmp_path / "b.wav")
+    assert read(tmp_path / "b.wav").frames == 2000
+
+
 def test_results_are_not_enhanced_again(identity, tmp_path):
     record(tmp_path / "a.wav")
     enhance_files(tmp_path)
@@ -133,6 +162,16 @@ def test_results_of_one_name_are_refused_before_any_work(identity, tmp_path):
     with pytest.raises(OutputError, match="would both become"):
         enhance_files([one, two], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_name_is_not_the_working_folder(identity, tmp_path, monkeypatch):
+    source = record(tmp_path / "in" / "a.wav")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="name is empty"):
+        enhance_files("")
+    with pytest.raises(OutputError, match="name is empty"):
+        enhance_files(source, "")
+    assert tree(tmp_path) == ["in/a.wav"]
 
 
 def test_several_results_need_a_folder(identity, tmp_path):

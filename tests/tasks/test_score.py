@@ -76,6 +76,12 @@ def test_a_broken_file_leaves_the_rest_scored(folders, content):
     assert name == "b.wav" and "cannot read" in message and report.exit_code == 1
 
 
+def test_when_nothing_can_be_scored_the_exit_code_is_2(folders):
+    for path in folders[1].rglob("*.wav"):
+        path.write_bytes(b"not audio at all")
+    assert score(*folders, metrics=FAST).exit_code == 2
+
+
 def test_workers_find_the_same_in_the_same_order(folders):
     write(folders[1] / "b.wav", Audio(CLEAN[:100], 16000))
     seen: list[tuple[str, float, float]] = []

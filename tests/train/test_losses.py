@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from harken.errors import InputError
 from harken.signal.spectrum import Spectrum
 from harken.train.losses import EnhancementLoss, EnhancementWeights, LoudnessDistance
 
@@ -75,6 +76,11 @@ def test_loudness_is_finite_on_silence_at_any_rate(rate, silent, seed):
     loss.backward()
     assert loss.isfinite()
     assert estimate.grad.isfinite().all()
+
+
+def test_less_than_a_frame_is_refused_in_one_line():
+    with pytest.raises(InputError, match="320 samples are too few"):
+        LoudnessDistance()(torch.zeros(1, 320), torch.zeros(1, 320))
 
 
 def test_weights_are_those_of_the_released_code():

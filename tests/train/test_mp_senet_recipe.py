@@ -118,6 +118,13 @@ def test_other_mixtures_or_losses_are_another_run(sources, tmp_path, options, me
         train(recipe(sources, **options), LOOP, tmp_path, resume=True, device="cpu")
 
 
+def test_other_recordings_are_another_run(sources, recordings, tmp_path):
+    train(recipe(sources), LOOP, tmp_path, device="cpu")
+    fewer = (Recordings([recordings / "speech/0.wav"], 16000), sources[1])
+    with pytest.raises(CheckpointError, match=r"recordings\.clean \[\d"):
+        train(recipe(fewer), LOOP, tmp_path, resume=True, device="cpu")
+
+
 def test_normalising_brings_the_noisy_side_to_unit_level_and_keeps_the_ratio(seed):
     noisy, clean = torch.randn(2, 2, 500, generator=seed) * 1e-3
     noisy[1] = 0

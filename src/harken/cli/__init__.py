@@ -15,7 +15,7 @@ import typer
 from harken import __version__
 from harken.errors import HarkenError
 
-# one file each, in the order of --help; none imports torch before its command runs
+# one file each; none imports torch before its command runs
 _VERBS = ("enhance", "score", "demo", "models", "train", "papers")
 
 app = typer.Typer(
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except HarkenError as error:
+    except (HarkenError, OSError) as error:
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

@@ -33,7 +33,7 @@ def demo(
     ),
     model: Annotated[str, typer.Option(help="Which enhancer; 'harken models' lists them.")] = "mp-senet",
     weights: Annotated[
-        str | None, typer.Option(help="A folder, checkpoint or Hub repository. [default: those that ship]")
+        str | None, typer.Option(help="A folder, checkpoint or Hub repository.", show_default="those that ship")
     ] = None,
 ) -> None:
     """Clean a real voice in real babble, and print the scores before and after.

@@ -26,17 +26,20 @@ def register(app: typer.Typer) -> None:
 def enhance(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Files, folders, patterns such as 'talks/**/*.wav', or - for stdin."),
+        typer.Argument(metavar="INPUT", help="Files, folders, patterns such as 'talks/**/*.wav', or - for stdin."),
     ],
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", "-o", help="A file for one input, a folder for several, - for stdout. [default: *.enhanced.*]"
+            "--out",
+            "-o",
+            help="A file for one input, a folder for several, - for stdout.",
+            show_default="beside each input, as *.enhanced.*",
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="Which enhancer; 'harken models' lists them.")] = "mp-senet",
     weights: Annotated[
-        str | None, typer.Option(help="A folder, checkpoint or Hub repository. [default: those that ship]")
+        str | None, typer.Option(help="A folder, checkpoint or Hub repository.", show_default="those that ship")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "cpu",
     chunk: Annotated[float, typer.Option(help="Seconds that the model sees at once; 0 for all.")] = 10.0,
@@ -57,6 +60,7 @@ def enhance(
     """
     from rich.console import Console
 
+    from harken.data.audio import check_target
     from harken.errors import OutputError
     from harken.tasks.enhance_files import enhance_files
 
@@ -65,6 +69,8 @@ def enhance(
         raise OutputError("standard output carries the audio: name a file, --report report.json")
     if report not in (None, "json") and not str(report).endswith(".json"):
         raise OutputError(f"--report takes 'json' or a file that ends in .json, got '{report}'")
+    if report not in (None, "json"):
+        check_target(str(report))  # now, not after the work
     console = Console(stderr=audio_on_stdout or report == "json")
     with _Bars(quiet=quiet) as bars:
         result = enhance_files(

@@ -49,7 +49,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
 def info(
     slug: Annotated[str, typer.Argument(metavar="MODEL", help="Its name; 'harken models' lists them.")],
     weights: Annotated[
-        str | None, typer.Option(help="A folder, checkpoint or Hub repository. [default: those that ship]")
+        str | None, typer.Option(help="A folder, checkpoint or Hub repository.", show_default="those that ship")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

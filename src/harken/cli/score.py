@@ -71,8 +71,11 @@ def score_enhance(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from harken.data.audio import check_target
     from harken.tasks.score import score
 
+    if json_target not in (None, "-"):
+        check_target(str(json_target))  # now, not after the work
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     errors = Console(stderr=True)

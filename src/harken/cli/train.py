@@ -109,6 +109,9 @@ def mp_senet(
     adversary_every: Annotated[
         int, typer.Option(min=1, help="It learns at every so many steps: PESQ is slow.", rich_help_panel=_MODEL)
     ] = 1,
+    pesq_workers: Annotated[
+        int, typer.Option(min=0, help="Processes that compute PESQ.", show_default="none", rich_help_panel=_MODEL)
+    ] = 0,
     seconds: Annotated[float, typer.Option(help="Length of a mixture.", rich_help_panel=_MIX)] = 1.0,
     snr: Annotated[
         tuple[float, float], typer.Option(metavar="LOW HIGH", help="dB, drawn evenly between.", rich_help_panel=_MIX)
@@ -204,6 +207,7 @@ def mp_senet(
         seed=seed,
         init=model,
         rooms=responses,
+        processes=pesq_workers,
     )
     count = sum(parameter.numel() for parameter in recipe.model.parameters())
     talk(f"{count:,} parameters, {config.attention} attention; {steps} steps of {batch_size} mixtures into '{out}'")
@@ -269,10 +273,10 @@ def _model(preset: str | None, attention: str | None, init: str | None) -> tuple
 
 def _loss_weights(given: list[str], *, short: bool) -> EnhancementWeights:
     """The preset's weights with those that were given in their place."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from harken.errors import InputError
-    from harken.train.losses import EnhancementWeights, weighted_terms
+    from harken.train.losses import EnhancementWeights
 
     weights = EnhancementWeights.short_training() if short else EnhancementWeights()
     for entry in given:
@@ -281,10 +285,8 @@ def _loss_weights(given: list[str], *, short: bool) -> EnhancementWeights:
             weight = float(value)
         except ValueError:
             weight = -1.0
-        if name not in weighted_terms(weights) or not 0 <= weight < 1e6:
-            raise InputError(
-                f"--loss takes NAME=WEIGHT with one of {', '.join(weighted_terms(weights))}, got '{entry}'"
-            )
+        if name not in asdict(weights) or not 0 <= weight < 1e6:
+            raise InputError(f"--loss takes NAME=WEIGHT with one of {', '.join(asdict(weights))}, got '{entry}'")
         weights = replace(weights, **{name: weight})
     return weights
 

@@ -27,7 +27,7 @@ from harken.data.audio_output import (
     reason,
     write_failed,
 )
-from harken.errors import InputError
+from harken.errors import InputError, OutputError
 
 __all__ = [
     "FORMATS",
@@ -275,12 +275,12 @@ def write(
     subtype: str | None = None,
     format: str | None = None,
 ) -> None:
-    """Write a whole audio file, all or nothing: a reader never sees a part of it.
+    """Write a whole audio file; at a path all or nothing: a reader never sees a part of it.
 
-    The format follows the extension unless given; samples beyond full scale are clipped by integer formats.
+    A path's format follows its extension unless given; samples beyond full scale are clipped by integer formats.
 
     Args:
-        target: a path, or a binary file object (which needs ``format``).
+        target: a path, or a binary file object (WAV unless ``format`` says otherwise).
         audio: what to write.
         subtype: libsndfile's sample format, ``"PCM_24"``, ``"FLOAT"``...; its default for the format when None.
         format: libsndfile's container, ``"WAV"``, ``"FLAC"``...
@@ -294,7 +294,12 @@ def write(
         ) as writer:
             writer.write(audio.samples)
         return
-    soundfile.write(target, audio.samples, audio.rate, subtype=subtype, format=format or "WAV")
+    try:
+        handle = soundfile.SoundFile(target, "w", audio.rate, audio.channels, subtype, format=format or "WAV")
+    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise OutputError(f"cannot write the stream as {format or 'WAV'} ({reason(error)}): choose another") from error
+    with handle:
+        AudioWriter(Path("the stream"), handle).write(audio.samples)
 
 
 @contextmanager
@@ -316,6 +321,8 @@ def _binary(source: Source) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as pipe, _spooled(pipe, str(path)) as spool:
             yield str(path), spool
     elif isinstance(source, (str, os.PathLike)):
+        if sys.stdin is None:
+            raise InputError("cannot read standard input: it is closed")
         with _spooled(sys.stdin.buffer, "standard input") as spool:
             yield "standard input", spool
     elif source.seekable():

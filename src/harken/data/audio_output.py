@@ -102,7 +102,7 @@ def open_writer(
         raise OutputError(f"cannot write '{target}': {format} does not hold {subtype} samples; choose another format")
     if format in ("WAV", "WAVEX") and frames and frames * channels * _sample_bytes(subtype) > 0xFFFF0000:
         format = "RF64"
-    partial = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}.partial")
+    partial = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(4)}.partial")
     try:
         try:
             handle = soundfile.SoundFile(partial, "x", rate, channels, subtype, format=format)

@@ -25,7 +25,7 @@ class MixConfig:
     Attributes:
         sample_rate, seconds: of every item.
         snr: range of the signal-to-noise ratio over the part where speech is active.
-        babble: probability that the noise is other talkers of the clean folder, ``talkers`` of them.
+        babble: probability that the noise is ``talkers`` random crops of the clean recordings at once.
         synthetic: probability of synthesised noise (coloured, modulated, hum) instead of a recording.
         second_noise: probability that a second noise is added to the first.
         tilt: largest random spectral tilt of the noise, dB per octave either way.

@@ -9,7 +9,7 @@ Waveform = NDArray[np.float32]
 
 
 def tilt(samples: Waveform, db_per_octave: float, sample_rate: int) -> Waveform:
-    """The signal with a spectral slope around 1 kHz; zero at 0 Hz where the slope would boost without end."""
+    """The signal with a spectral slope through 0 dB at 1 kHz; level below 50 Hz, where it would boost without end."""
     frequencies = np.fft.rfftfreq(len(samples), 1 / sample_rate)
     gain = (np.maximum(frequencies, 50.0) / 1000) ** (db_per_octave / 6.0206)
     return np.fft.irfft(np.fft.rfft(samples) * gain, len(samples)).astype(np.float32)

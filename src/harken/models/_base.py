@@ -6,11 +6,12 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -23,6 +24,7 @@ from harken.errors import CapabilityError, CheckpointError, InputError, OutputEr
 from harken.whole_files import whole_file, write_text
 
 MAX_CONFIG_BYTES = 1 << 20
+_Module = TypeVar("_Module", bound=nn.Module)
 _HUB_OPTIONS = ("revision", "cache_dir", "force_download", "token", "local_files_only")
 
 
@@ -114,11 +116,7 @@ class Model(nn.Module, PyTorchModelHubMixin):
             CheckpointError: one of them is missing, damaged, or of another model.
         """
         made, state = read_config(cls, config), read_tensors(weights)
-        with torch.device("meta"):  # sizes first: a hostile configuration may ask for more memory than there is
-            _check_fit(cls(made), state)
-        model = cls(made)
-        load_weights(model, state)
-        return model.eval()
+        return build(lambda: cls(made), state).eval()
 
 
 def read_config(model_class: type[Model], path: Path) -> Any:
@@ -189,26 +187,33 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"'{path}' is not a readable safetensors file: {error}") from None
     try:
-        entries = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpicklers raise anything at all on hostile bytes
-        reason = first_line(error)
-        raise CheckpointError(f"'{path}' is not a checkpoint of plain tensors, so not loaded: {reason}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickle protocols: the next line says all there is to say
+            entries = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # unpicklers raise anything at all on hostile bytes, and their advice is to trust the file
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint of plain tensors: damaged, of another kind, or a pickle with code in it, "
+            "of which nothing was run"
+        ) from None
     if not isinstance(entries, Mapping):
         raise CheckpointError(f"'{path}' holds a {type(entries).__name__}, not a dictionary of tensors")
     return dict(entries)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state dictionary, every parameter exactly once.
+def build(make: Callable[[], _Module], state: Mapping[str, Any]) -> _Module:
+    """What ``make`` makes, with the weights of a state dictionary, every parameter exactly once.
 
     Raises:
         CheckpointError: names or sizes do not fit; the first misfit is named.
     """
-    _check_fit(model, state)
+    with torch.device("meta"):  # sizes first: a hostile file may ask for more memory than there is
+        _check_fit(make(), state)
     for name, given in state.items():
         if given.is_floating_point() and not bool(torch.isfinite(given).all()):
             raise CheckpointError(f"'{name}' holds NaN or infinite values: the file is damaged")
+    model = make()
     model.load_state_dict(dict(state))
+    return model
 
 
 def _check_fit(model: nn.Module, state: Mapping[str, Any]) -> None:

@@ -29,10 +29,12 @@ def find_inputs(sources: Sequence[str | os.PathLike[str]]) -> list[Job]:
     Hidden files are passed over, a file named twice is taken once. A named file need not exist: reading it tells.
 
     Raises:
-        InputError: nothing named, or a folder or pattern without audio.
+        InputError: nothing named, a folder or pattern without audio, or a pattern that is none.
     """
     jobs: list[Job] = []
     for source in sources:
+        if not os.fspath(source):  # an unset variable of a script: Path("") would be the working folder
+            raise InputError("an input's name is empty: name a file, a folder or a pattern")
         path = Path(source)
         if path.is_dir():
             found = [Job(file, file.relative_to(path), found=True) for file in _walk(path)]
@@ -41,8 +43,7 @@ def find_inputs(sources: Sequence[str | os.PathLike[str]]) -> list[Job]:
             jobs += found
         elif glob.has_magic(str(source)) and not path.exists():
             root = Path(*_before_magic(path.parts))
-            names = sorted(root.glob(str(path.relative_to(root))))
-            files = [name for name in names if name.is_file() and name.suffix.lower() in FORMATS]
+            files = _matches(root, path.relative_to(root), str(source))
             if not files:
                 raise InputError(f"no audio file matches '{source}'")
             jobs += [Job(file, file.relative_to(root), found=True) for file in files]
@@ -76,6 +77,8 @@ def plan_outputs(
         plan = [(job, PIPE if job.source == PIPE else _beside(job.source, suffix)) for job in jobs]
         made = {os.path.realpath(target) for _, target in plan if target != PIPE}
         plan = [(job, target) for job, target in plan if os.path.realpath(job.source) not in made]
+    elif not os.fspath(out):
+        raise OutputError("the output's name is empty: name a file or a folder with -o")
     elif str(out) == "-":
         if several or len(jobs) > 1:
             raise OutputError("standard output takes one result: name a folder with -o")
@@ -83,7 +86,9 @@ def plan_outputs(
     elif several or len(jobs) > 1 or names_folder(out):
         folder = Path(out)
         if folder.exists() and not folder.is_dir():
-            raise OutputError(f"cannot write {len(jobs)} results to '{out}': it is a file; name a folder with -o")
+            raise OutputError(
+                f"cannot put results into '{out}': it is a file; name a folder with -o, or, for one input, x.wav"
+            )
         jobs = [job for job in jobs if not _is_earlier_result(job, folder)]
         plan = [(job, folder / (job.relative if job.source != PIPE else f"stdin.{suffix}.wav")) for job in jobs]
         plan = [(job, _writable_name(target)) for job, target in plan]
@@ -129,6 +134,25 @@ def _walk(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
     return [file for file in files if file.suffix.lower() in FORMATS]
+
+
+def _matches(root: Path, pattern: Path, source: str) -> list[Path]:
+    """Audio files below ``root``; hidden ones only for a pattern that says so."""
+    if ".." in pattern.parts:  # results keep the tree below the root: nothing may lead out of it
+        raise InputError(f"'{source}' goes up (..) after its first wildcard: name the folder itself")
+    if pattern.name == "**":  # only folders, to Python before 3.13
+        pattern /= "*"
+    try:
+        names = sorted(root.glob(str(pattern)))
+    except ValueError as error:
+        raise InputError(f"'{source}' is not a pattern ({error}): write it like 'talks/**/*.wav'") from error
+    if not _is_hidden(pattern):
+        names = [name for name in names if not _is_hidden(name.relative_to(root))]
+    return [name for name in names if name.is_file() and name.suffix.lower() in FORMATS]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _before_magic(parts: Sequence[str]) -> list[str]:

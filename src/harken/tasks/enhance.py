@@ -288,6 +288,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"no device named '{name}': one of cpu, cuda, cuda:0, mps, auto") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
+    here = there.get(device.type, False)
+    if not here or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(f"the device '{name}' is not available here: use cpu")
     return device

@@ -117,7 +117,7 @@ def enhance_files(
             raise OutputError("a picture needs a file to lie beside: name an output with -o")
     if len(plan) == 1:  # a mistake in the only file is told before the model is loaded
         job, target = plan[0]
-        if job.source != PIPE:
+        if job.source != PIPE and not job.source.is_fifo():  # what a pipe holds can be read once
             with open_audio(job.source):
                 pass
         if target != PIPE and not in_folder:

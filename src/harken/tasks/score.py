@@ -69,8 +69,8 @@ class ScoreReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when a pair could not be scored."""
-        return int(bool(self.errors))
+        """0; 1 when a pair could not be scored; 2 when none could."""
+        return 0 if not self.errors else 1 if self.files else 2
 
     def to_dict(self) -> dict[str, Any]:
         """The report in JSON's types: nan becomes None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harken.errors import InputError
 from harken.signal.phase import phase_distance
 from harken.signal.spectrum import Spectrum, compressed_complex
 
@@ -85,7 +86,7 @@ class LoudnessDistance(nn.Module):
     """How much louder or softer each critical band sounds, in sone: a differentiable relative of what PESQ measures.
 
     Power spectra (32 ms Hann frames) are summed into bands of about half a Bark, brought to the level of speech, turned
-    into Zwicker loudness ``(0.5 P0)^0.23 ((0.5 + 0.5 P / P0)^0.23 - 1)``, and compared: ``|d|`` beyond a dead zone,
+    into Zwicker loudness ``(P0 / 0.5)^0.23 ((0.5 + 0.5 P / P0)^0.23 - 1)``, and compared: ``|d|`` beyond a dead zone,
     plus a second, larger penalty for what was added where the reference is quiet (an enhancer's musical noise).
     Bands after Traunmueller (1990); the structure after ITU-T P.862, without its alignment and its tables.
 
@@ -115,7 +116,13 @@ class LoudnessDistance(nn.Module):
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def forward(self, reference: Float[Tensor, "batch samples"], estimate: Float[Tensor, "batch samples"]) -> Tensor:
-        """Their distance; not symmetric."""
+        """Their distance; not symmetric.
+
+        Raises:
+            InputError: fewer samples than one frame.
+        """
+        if reference.shape[-1] < self.n_fft:
+            raise InputError(f"{reference.shape[-1]} samples are too few for the loudness of {self.n_fft}: give more")
         level = reference.square().mean(-1, keepdim=True).clamp(min=1e-8)
         both = torch.cat((reference, estimate)) / torch.cat((level, level)).sqrt()
         spectrum = torch.stft(
@@ -136,8 +143,3 @@ class LoudnessDistance(nn.Module):
         asymmetric = disturbance * added.clamp(max=12) * (added > 3)
         per_frame = (disturbance.square().mean(1) + 1e-8).sqrt() + self.asymmetry * asymmetric.mean(1)
         return per_frame.mean() * 0.1
-
-
-def weighted_terms(weights: EnhancementWeights) -> dict[str, float]:
-    """The weights by name, for logs and cards."""
-    return {field.name: getattr(weights, field.name) for field in fields(weights)}

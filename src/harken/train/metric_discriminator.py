@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from harken.errors import CheckpointError
-from harken.models._base import load_weights
+from harken.models._base import build
 
 
 class MetricDiscriminator(nn.Module):
@@ -60,7 +60,7 @@ class MetricDiscriminator(nn.Module):
             CheckpointError: parameters are missing, left over, or of another size.
         """
         try:
-            model = cls(width=len(state_dict["layers.1.weight"]))
+            width = len(state_dict["layers.1.weight"])
         except (KeyError, TypeError):
             raise CheckpointError("not MP-SENet's metric discriminator: 'layers.1.weight' is missing") from None
         names = {"14": "head.0", "16": "head.2", "17": "head.3", "18": "slope"}
@@ -70,8 +70,7 @@ class MetricDiscriminator(nn.Module):
             prefix = names.get(layer, f"convolutions.{layer}")
             rest = _SPECTRAL_NORM.get(rest, rest)
             own["slope" if prefix == "slope" else f"{prefix}.{rest}"] = tensor
-        load_weights(model, own)
-        return model
+        return build(lambda: cls(width), own)
 
 
 _SPECTRAL_NORM = {

@@ -96,9 +96,12 @@ class MPSENetRecipe(Recipe):
         return NoisySpeech(self.clean, self.noise, self.mix, length=items, seed=seed, rooms=self.rooms)
 
     def settings(self) -> dict[str, Any]:
-        """Of model, mixtures and losses; a discriminator may join a run later."""
+        """Of model, recordings (how many, how long), mixtures and losses; a discriminator may join a run later."""
+        sources = {"clean": self.clean, "noise": self.noise}
+        recordings = {name: source and [len(source), source.seconds] for name, source in sources.items()}
         weights = asdict(self.loss.weights)
-        return {**super().settings(), "mix": asdict(self.mix), "weights": weights, "rooms": len(self.rooms)}
+        own = {"recordings": recordings, "mix": asdict(self.mix), "weights": weights, "rooms": len(self.rooms)}
+        return {**super().settings(), **own}
 
     def generate(self, model: nn.Module, batch: Any, step: int) -> Made:
         """The enhanced spectra of a batch, at the level that makes the noisy waveforms' RMS one."""

@@ -15,7 +15,7 @@ from harken.attention import create_attention
 from harken.errors import CheckpointError, InputError
 from harken.layers.conformer import ConformerBlock
 from harken.layers.gru import bidirectional_gru
-from harken.models._base import Enhancer, load_weights
+from harken.models._base import Enhancer, build
 from harken.signal.spectrum import Spectrum, pad_to_frames
 
 
@@ -165,7 +165,7 @@ class MPSENet(Enhancer):
         state = state_dict.get("generator", state_dict)
         if not isinstance(state, Mapping) or "dense_encoder.dense_conv_1.0.weight" not in state:
             if isinstance(state, Mapping) and "encoder.lift.0.weight" in state:  # harken's own names
-                return cls._from_own(state, config)
+                return build(lambda: cls(config or MPSENetConfig.small()), state)
             raise CheckpointError("not an MP-SENet generator: 'dense_encoder.dense_conv_1.0.weight' is missing")
         try:
             config = config or _released_config(state)
@@ -173,15 +173,7 @@ class MPSENet(Enhancer):
             own["mask_decoder.slope"] = own["mask_decoder.slope"].flatten()
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"not the parameters of an MP-SENet generator: {error}") from None
-        model = cls(config)
-        load_weights(model, own)
-        return model
-
-    @classmethod
-    def _from_own(cls, state: Mapping[str, Any], config: MPSENetConfig | None) -> Self:
-        model = cls(config or MPSENetConfig.small())
-        load_weights(model, state)
-        return model
+        return build(lambda: cls(config), own)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -353,7 +345,7 @@ class Upsample(nn.Module):
 
 
 def _last_kernel(c: MPSENetConfig) -> tuple[int, int]:
-    """The kernel that brings the upsampled bands back to ``n_fft // 2 + 1`` bins: 202 to 201, or 204 to 201."""
+    """The kernel that brings the upsampled bands back to ``n_fft // 2 + 1`` bins: 202 (or 208, stride 8) to 201."""
     bins = c.n_fft // 2 + 1
     bands = (bins - 1) // c.freq_stride + 1
     return (1, bands * c.freq_stride - bins + 1)
