@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harken.data.mixing import Recordings
 
 DATA_VARIABLE = "HARKEN_ENHANCE_DATA"
-STEPS = 400
+STEPS = 250
 SECONDS = 1.0
 BATCH = 4
 MARGINS = {"pesq_wb": 0.02, "si_sdr": 0.1}  # a difference below these is noise in such a short experiment
