@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -145,7 +144,7 @@ class Slow(torch.nn.Module):
     sample_rate = 16000
     def enhance(self, waveform, *, level=None):
         print("working", flush=True)
-        time.sleep(10)
+        time.sleep(600)
         return waveform
 
 models.load = lambda *a, **k: Slow()
@@ -159,8 +158,6 @@ def test_a_signal_in_the_middle_of_a_file_leaves_no_partial_output(tmp_path, num
     write(tmp_path / "a.wav", Audio(np.random.default_rng(0).normal(0, 0.1, 16000), 16000))
     process = subprocess.Popen([sys.executable, "-c", SLOW_MODEL, str(tmp_path / "a.wav")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"working\n"
-    began = time.monotonic()
     process.send_signal(number)
-    assert process.wait(timeout=8) == code
-    assert time.monotonic() - began < 8
+    assert process.wait(timeout=60) == code
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
