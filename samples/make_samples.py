@@ -96,7 +96,7 @@ def main(prompts: Path) -> None:
     french = next(prompts.rglob("fr_CA_f_June"))
     rng = np.random.default_rng(8926)
     voice = speech(english, ["vm-sorry", "vm-whichbox"])
-    save("voice-in-babble", voice, babble(french, len(voice), 12, rng), 5.0, SHIPPED)
+    save("voice-in-babble", voice, babble(french, len(voice), 12, rng), 10.0, SHIPPED)
     voice = speech(french, ["vm-instructions"])
     save("voice-in-kitchen", voice, kitchen(len(voice), rng), 5.0, HERE)
     voice = speech(english, ["vm-tmpexists", "vm-tempgreetactive"])
