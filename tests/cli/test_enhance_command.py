@@ -136,7 +136,8 @@ def test_help_does_not_import_torch():
 
 
 SLOW_MODEL = """
-import sys, time, torch
+import signal, sys, time, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 from harken import models
 from harken.cli import main
 
