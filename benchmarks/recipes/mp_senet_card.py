@@ -141,7 +141,8 @@ WB-PESQ, STOI, SI-SDR and the composite opinion scores of `harken score enhance`
 the same 16 kHz input; RNNoise and DeepFilterNet3 work at 48 kHz and were resampled, their delay removed.
 
 The VoiceBank+DEMAND pairs are few, and were picked by authors of other systems for their demonstrations: a direction,
-not the benchmark's test set. The held-out noises come from the same collections as the training noises.
+not the benchmark's test set. The held-out noises come from the same collections as the training noises, and the same
+mixtures chose the step that ships: a validation figure.
 
 ## What it does not do
 
