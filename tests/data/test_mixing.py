@@ -14,7 +14,16 @@ from harken.data.mixing import MixConfig, NoisySpeech, Recordings, active_rms, a
 from harken.errors import InputError
 
 RATE = 16000
-PLAIN = MixConfig(seconds=0.5, second_noise=0.0, tilt=0.0, speed=(1.0, 1.0), band_limit=0.0, clip=0.0, synthetic=0.0)
+PLAIN = MixConfig(
+    seconds=0.5,
+    second_noise=0.0,
+    tilt=0.0,
+    speech_tilt=0.0,
+    speed=(1.0, 1.0),
+    band_limit=0.0,
+    clip=0.0,
+    synthetic=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +188,18 @@ def test_a_low_pass_keeps_what_is_below():
     time = np.arange(RATE) / RATE
     low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (1000, 6000))
     assert low_pass(low + high, 4000, RATE) == pytest.approx(low, abs=1e-4)
+
+
+@pytest.mark.parametrize(("place", "wet"), [("reverb", "speech"), ("noise_reverb", "noise")])
+def test_speech_and_noise_go_into_rooms_apart(clean, noise, place, wet):
+    rooms = [np.exp(-np.arange(1600) / 300).astype(np.float32)]
+    plain, placed = (
+        NoisySpeech(clean, noise, replace(PLAIN, **{place: share}), length=2, rooms=rooms)[1] for share in (0.0, 1.0)
+    )
+    same_shape = np.corrcoef(plain[1], placed[1])[0, 1] > 0.9999
+    assert same_shape == (wet == "noise")
+
+
+def test_a_tilt_of_the_speech_tilts_the_target_too(clean, noise):
+    noisy, speech = NoisySpeech(clean, noise, replace(PLAIN, speech_tilt=3.0, snr=(90.0, 90.0)), length=2)[1]
+    assert np.corrcoef(noisy, speech)[0, 1] > 0.9999

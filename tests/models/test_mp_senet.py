@@ -14,7 +14,7 @@ from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
 from harken.train.losses import EnhancementLoss
 
 TINY = MPSENetConfig(channels=8, blocks=1, heads=2, n_fft=64, hop_length=16, win_length=64)
-SMALL = replace(MPSENetConfig.small(), channels=8, blocks=1, n_fft=64, hop_length=16, win_length=64)
+SMALL = replace(MPSENetConfig.small(), channels=8, blocks=1, heads=2, n_fft=64, hop_length=16, win_length=64)
 FORMS = {
     "paper": TINY,
     "released": replace(TINY, axes=("freq", "time")),

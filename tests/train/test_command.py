@@ -22,7 +22,7 @@ def train(recordings, tmp_path, monkeypatch):
     from harken.models.enhance.mp_senet import MPSENetConfig
     from harken.train import mp_senet
 
-    tiny = replace(MPSENetConfig.small(), channels=8, blocks=1, n_fft=256, hop_length=64, win_length=256)
+    tiny = replace(MPSENetConfig.small(), channels=8, blocks=1, heads=2, n_fft=256, hop_length=64, win_length=256)
     monkeypatch.setattr(MPSENetConfig, "small", classmethod(lambda cls: tiny))
     whole = mp_senet.validation_pairs
     monkeypatch.setattr(mp_senet, "validation_pairs", lambda held_out, mix, items: whole(held_out, mix, 1))
@@ -74,7 +74,7 @@ def test_a_run_in_the_folder_needs_resume(train, tmp_path, capsys):
         (["--attention", "nope"], "--attention takes .*linear"),
         (["--init", "nowhere"], "no weights at 'nowhere'"),
         (["--init", "x", "--preset", "small"], "--init brings its own configuration"),
-        (["--reverb", "0.5"], "--reverb needs simulated rooms"),
+        (["--reverb", "0.5"], "need simulated rooms"),
         (["--snr", "10", "0"], "snr is a range, low before high"),
         (["--seconds", "0"], "less than an hour"),
         (["--lr", "0"], "lr above 0"),

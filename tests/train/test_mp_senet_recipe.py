@@ -18,7 +18,7 @@ from harken.train.losses import EnhancementWeights
 from harken.train.mp_senet import MPSENetRecipe, normalise, validation_pairs
 from tests.train.toy import weights
 
-CONFIG = replace(MPSENetConfig.small(), channels=8, blocks=1, n_fft=256, hop_length=64, win_length=256)
+CONFIG = replace(MPSENetConfig.small(), channels=8, blocks=1, heads=2, n_fft=256, hop_length=64, win_length=256)
 MIX = MixConfig(seconds=0.3)
 LOOP = LoopConfig(steps=4, batch_size=2, lr=2e-3, warmup=1, ema=0.9, validate_every=4, save_every=2)
 

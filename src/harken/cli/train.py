@@ -122,11 +122,13 @@ def mp_senet(
     reverb: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            max=1,
-            help="Share of mixtures put into a room.",
-            show_default="0.5 with --rooms",
-            rich_help_panel=_MIX,
+            min=0, max=1, help="Share of speech put into a room.", show_default="0.5 with --rooms", rich_help_panel=_MIX
+        ),
+    ] = None,
+    noise_reverb: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of noise put into a room.", show_default="0.5 with --rooms", rich_help_panel=_MIX
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 10_000,
@@ -174,11 +176,17 @@ def mp_senet(
     if resume is False and (out / "state.pt").exists():
         raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
     model, config = _model(preset, attention, init)
-    if reverb and not rooms:
-        raise InputError("--reverb needs simulated rooms: say how many, such as --rooms 100")
+    if (reverb or noise_reverb) and not rooms:
+        raise InputError("--reverb and --noise-reverb need simulated rooms: say how many, such as --rooms 100")
     weights = _loss_weights(loss or [], short=init is not None or preset in (None, "small"))
-    share = (0.5 if rooms else 0.0) if reverb is None else reverb
-    mix = MixConfig(sample_rate=config.sample_rate, seconds=seconds, snr=snr, reverb=share)
+    share = 0.5 if rooms else 0.0
+    mix = MixConfig(
+        sample_rate=config.sample_rate,
+        seconds=seconds,
+        snr=snr,
+        reverb=share if reverb is None else reverb,
+        noise_reverb=share if noise_reverb is None else noise_reverb,
+    )
 
     talk = _talker()
     train_clean, judge_clean = _split("clean", clean, held_out_clean)
@@ -189,7 +197,7 @@ def mp_senet(
     talk(f"{_amount('clean speech', recordings[0])}, {_amount('noise', recordings[1])}")
     talk(f"held out: {_amount('clean speech', held_out[0])}, {_amount('noise', held_out[1])}")
     responses = []
-    if share:
+    if mix.reverb or mix.noise_reverb:
         from harken.data.rooms import room_responses
 
         _need("pyroomacoustics", "scipy", extra="rooms")

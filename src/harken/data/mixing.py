@@ -29,9 +29,11 @@ class MixConfig:
         synthetic: probability of synthesised noise (coloured, modulated, hum) instead of a recording.
         second_noise: probability that a second noise is added to the first.
         tilt: largest random spectral tilt of the noise, dB per octave either way.
+        speech_tilt: the same of the speech, target included: microphones and rooms differ.
         speed: range of the playback rate of recorded noise, which makes new noises of old ones.
         band_limit, clip: probability that the pair is low-passed, and that the noisy side is clipped.
-        reverb: probability that speech and noise are put into a room (needs ``rooms`` impulse responses).
+        reverb, noise_reverb: probability that the speech, and that the noise is put into a room (either needs ``rooms``
+            impulse responses).
     """
 
     sample_rate: int = 16000
@@ -42,17 +44,19 @@ class MixConfig:
     synthetic: float = 0.25
     second_noise: float = 0.25
     tilt: float = 3.0
+    speech_tilt: float = 2.0
     speed: tuple[float, float] = (0.7, 1.4)
     band_limit: float = 0.05
     clip: float = 0.05
     reverb: float = 0.0
+    noise_reverb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sample_rate < 1 or not 0 < self.seconds < 3600:
             raise InputError(
                 f"expected a positive rate and less than an hour, got {self.sample_rate}, {self.seconds} s"
             )
-        for name in ("babble", "synthetic", "second_noise", "band_limit", "clip", "reverb"):
+        for name in ("babble", "synthetic", "second_noise", "band_limit", "clip", "reverb", "noise_reverb"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a probability, between 0 and 1, got {getattr(self, name)}")
         for name, lowest in (("snr", -100.0), ("talkers", 1), ("speed", 0.01)):
@@ -128,7 +132,7 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
         config: how pairs are made.
         length: how many items the data set says it has.
         seed: of all of them.
-        rooms: impulse responses, needed when ``config.reverb`` is above zero.
+        rooms: impulse responses, needed when ``config.reverb`` or ``config.noise_reverb`` is above zero.
     """
 
     def __init__(
@@ -143,7 +147,7 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
     ):
         self.clean, self.noise, self.config = clean, noise, config or MixConfig()
         self.length, self.seed, self.rooms = length, seed, rooms
-        if self.config.reverb > 0 and not rooms:
+        if max(self.config.reverb, self.config.noise_reverb) > 0 and not rooms:
             raise InputError("reverb needs room impulse responses: make some with harken.data.rooms.room_responses")
 
     def __len__(self) -> int:
@@ -156,12 +160,14 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
         c = self.config
         samples = round(c.seconds * c.sample_rate)
         clean = self._speech(samples, rng)
+        if c.speech_tilt:
+            clean = tilt(clean, rng.uniform(-c.speech_tilt, c.speech_tilt), c.sample_rate)
         noise = self._one_noise(samples, rng)
         if rng.random() < c.second_noise:
             noise = noise + self._one_noise(samples, rng) * np.float32(10 ** (rng.uniform(-10, 0) / 20))
         noise = tilt(noise, rng.uniform(-c.tilt, c.tilt), c.sample_rate)
-        clean, direct = self._place(clean, rng)
-        noise, _ = self._place(noise, rng)
+        clean, direct = self._place(clean, c.reverb, rng)
+        noise, _ = self._place(noise, c.noise_reverb, rng)
         noisy = clean + noise * np.float32(noise_gain(clean, noise, rng.uniform(*c.snr), c.sample_rate))
         if rng.random() < c.band_limit:
             cutoff = rng.uniform(3000, 7000)
@@ -199,9 +205,9 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
         noise = np.asarray(noise, dtype=np.float32)
         return noise / max(rms(noise), 1e-4)
 
-    def _place(self, dry: Waveform, rng: np.random.Generator) -> tuple[Waveform, Waveform]:
+    def _place(self, dry: Waveform, probability: float, rng: np.random.Generator) -> tuple[Waveform, Waveform]:
         """The signal in a random room, and with the reflections of 50 ms only, which an enhancer should give back."""
-        if rng.random() >= self.config.reverb:
+        if rng.random() >= probability:
             return dry, dry
         try:
             from scipy.signal import fftconvolve

@@ -29,7 +29,9 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> W
 
 def shaped_noise(samples: int, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """Coloured noise through a random smooth spectrum, often with slow swells, now and then with a hum or clicks."""
-    noise = coloured_noise(samples, rng.uniform(-0.5, 2.2), rng).astype(np.float64)
+    # up to brown, and now and then the steeper rumble of vehicles and of wind
+    exponent = rng.uniform(-0.5, 2.2) if rng.random() < 0.75 else rng.uniform(2.2, 4.0)
+    noise = coloured_noise(samples, exponent, rng).astype(np.float64)
     knots = rng.uniform(-12, 12, rng.integers(3, 12))
     curve = np.interp(np.linspace(0, len(knots) - 1, samples // 2 + 1), np.arange(len(knots)), knots)
     noise = np.fft.irfft(np.fft.rfft(noise) * 10 ** (curve / 20), samples)

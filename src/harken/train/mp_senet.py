@@ -54,7 +54,7 @@ class MPSENetRecipe(Recipe):
         adversary_every: it learns every so many steps (PESQ is slow); the generator hears it at every step.
         seed: of the initial weights.
         init: a trained model to start from.
-        rooms: room impulse responses, when ``mix.reverb`` asks for them.
+        rooms: room impulse responses, when ``mix.reverb`` or ``mix.noise_reverb`` asks for them.
         validation_items: how many held-out mixtures are scored.
         processes: worker processes for PESQ, 0 to compute it here.
     """
@@ -176,7 +176,7 @@ def validation_pairs(
         babble = 1.0 if i % 4 == i // 4 % 4 or held_out[1] is None else 0.0
         plain = MixConfig(
             sample_rate=mix.sample_rate, seconds=4.0, snr=(snr, snr), babble=babble, synthetic=0.0, second_noise=0.0,
-            tilt=0.0, speed=(1.0, 1.0), band_limit=0.0, clip=0.0,
+            tilt=0.0, speech_tilt=0.0, speed=(1.0, 1.0), band_limit=0.0, clip=0.0,
         )  # fmt: skip
         pairs.append(NoisySpeech(held_out[0], held_out[1], plain, length=items, seed=20_000)[i])
     return pairs
