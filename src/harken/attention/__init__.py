@@ -26,6 +26,7 @@ __all__ = [
     "create_attention",
     "list_attention",
     "move_state",
+    "parse_attention",
     "register_attention",
     "select_state",
 ]
@@ -78,7 +79,7 @@ def create_attention(name: str, *, dim: int, heads: int, causal: bool = False, *
     """Build an attention mechanism by name.
 
     Args:
-        name: one of :func:`list_attention`.
+        name: one of :func:`list_attention`, perhaps with options behind a colon, as :func:`parse_attention` reads them.
         dim: channels of input and output.
         heads: parallel heads.
         causal: position ``t`` sees only positions up to ``t``.
@@ -88,7 +89,41 @@ def create_attention(name: str, *, dim: int, heads: int, causal: bool = False, *
     >>> create_attention("linear", dim=8, heads=2, causal=True)(torch.randn(1, 5, 8)).shape
     torch.Size([1, 5, 8])
     """
-    return attention_class(name)(dim, heads, causal=causal, **options)
+    name, written = parse_attention(name)
+    return attention_class(name)(dim, heads, causal=causal, **written, **options)
+
+
+def parse_attention(text: str) -> tuple[str, dict[str, Any]]:
+    """A mechanism's name and options as one writes them in a configuration or a command: ``"span:window=64"``.
+
+    Options are separated by commas; values are numbers, ``true``, ``false``, ``none`` or words.
+
+    Raises:
+        InputError: an option without a name or value.
+
+    >>> parse_attention("span:window=64,cache=none,kind=full")
+    ('span', {'window': 64, 'cache': None, 'kind': 'full'})
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key.isidentifier() and equals and value):
+            raise InputError(f"expected options such as 'span:window=64,sinks=4', got '{text}'")
+        options[key] = _value(value)
+    return name.strip(), options
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def list_attention(**capabilities: bool) -> list[str]:

@@ -16,7 +16,7 @@ from harken import __version__
 from harken.errors import HarkenError
 
 # one file each; none imports torch before its command runs
-_VERBS = ("enhance", "score", "demo", "models", "train", "papers")
+_VERBS = ("enhance", "score", "demo", "models", "train", "write", "bench", "compare", "papers")
 
 app = typer.Typer(
     name="harken",
@@ -39,7 +39,7 @@ def harken(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Attention for signals: enhance recordings, score them, look up papers.
+    """Attention for signals: enhance recordings, score them, write text, look up papers.
 
     Exit codes: 0 all done; 1 some inputs failed; 2 nothing could be done; 130 stopped by Ctrl-C.
     """

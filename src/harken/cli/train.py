@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from harken.cli.training import TrainingBar, need, talker
 
 if TYPE_CHECKING:
     from harken.data.mixing import Recordings
@@ -157,7 +158,7 @@ def mp_senet(
     from harken.train.loop import LoopConfig, train
     from harken.train.mp_senet import MPSENetRecipe
 
-    _need("accelerate", "pesq")
+    need("accelerate", "pesq")
     if device not in ("auto", "cpu"):
         raise InputError(f"--device takes auto or cpu, got '{device}'")
     loop = LoopConfig(
@@ -188,7 +189,7 @@ def mp_senet(
         noise_reverb=share if noise_reverb is None else noise_reverb,
     )
 
-    talk = _talker()
+    talk = talker()
     train_clean, judge_clean = _split("clean", clean, held_out_clean)
     train_noise, judge_noise = _split("noise", noise or [], held_out_noise)
     rate = config.sample_rate
@@ -200,7 +201,7 @@ def mp_senet(
     if mix.reverb or mix.noise_reverb:
         from harken.data.rooms import room_responses
 
-        _need("pyroomacoustics", "scipy", extra="rooms")
+        need("pyroomacoustics", "scipy", extra="rooms")
         responses = room_responses(rooms, rate, seed)
     assert recordings[0] is not None and held_out[0] is not None
     recipe = MPSENetRecipe(
@@ -219,7 +220,7 @@ def mp_senet(
     )
     count = sum(parameter.numel() for parameter in recipe.model.parameters())
     talk(f"{count:,} parameters, {config.attention} attention; {steps} steps of {batch_size} mixtures into '{out}'")
-    with _Bar(steps, talk) as bar:
+    with TrainingBar(steps, talk, _metrics) as bar:
         try:
             best = train(
                 recipe,
@@ -236,17 +237,6 @@ def mp_senet(
     if best:
         talk(f"best: {_metrics(best)} at step {best['step']:.0f}")
         talk(f"use:  harken enhance --weights {out / 'best'} noisy.wav")
-
-
-def _need(*packages: str, extra: str = "train") -> None:
-    """Missing packages are named now, not after an hour."""
-    from importlib.util import find_spec
-
-    from harken.errors import MissingExtraError
-
-    for package in packages:
-        if find_spec(package) is None:
-            raise MissingExtraError(package, extra=extra)
 
 
 def _model(preset: str | None, attention: str | None, init: str | None) -> tuple[MPSENet | None, MPSENetConfig]:
@@ -328,53 +318,3 @@ def _amount(what: str, recordings: Recordings | None) -> str:
 
 def _metrics(metrics: dict[str, float]) -> str:
     return f"WB-PESQ {metrics['pesq_wb']:.2f}, SI-SDR {metrics['si_sdr']:.1f} dB"
-
-
-def _talker() -> Callable[[str], None]:
-    """Prints lines on stderr; in one of several processes, the first alone does."""
-    from rich.console import Console
-
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
-    return lambda text: console.print(text, markup=False)
-
-
-class _Bar:
-    """Step, loss, last validation and time to go; without a terminal, a line for each validation."""
-
-    def __init__(self, steps: int, talk: Callable[[str], None]):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._talk = talk
-        self._shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
-        self._progress = Progress(
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[judged]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._shown,
-        )
-        self._task = self._progress.add_task("", total=steps, loss="", judged="")
-        self._loss: float | None = None
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def step(self, step: int, losses: dict[str, float]) -> None:
-        """Move on; the loss shown is an average over about fifty steps."""
-        loss = losses["total"]
-        self._loss = loss if self._loss is None or self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
-        self._progress.update(self._task, completed=step, loss=f"{self._loss:.3f}")
-
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Show the latest metrics."""
-        if self._shown:
-            self._progress.update(self._task, judged=_metrics(metrics))
-        else:
-            self._talk(f"step {step}: loss {self._loss:.3f}, {_metrics(metrics)}")

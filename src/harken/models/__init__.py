@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 
 # slug -> where its class lives, so that naming the models imports none of them
-_MODELS = {"mp-senet": "harken.models.enhance.mp_senet:MPSENet"}
+_MODELS = {
+    "decoder": "harken.models.write.decoder:Decoder",
+    "litv2": "harken.models.see.litv2:LITv2",
+    "mp-senet": "harken.models.enhance.mp_senet:MPSENet",
+    "sequence-classifier": "harken.models.classify.sequence:SequenceClassifier",
+    "vit": "harken.models.see.vit:ViT",
+}
 
 _FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from harken.data.audio import AudioFile, check_target, open_audio, open_writer
 from harken.errors import HarkenError, OutputError
+from harken.figures import require_matplotlib
 from harken.tasks.batch import PIPE, Job, find_inputs, names_folder, plan_outputs
 from harken.tasks.enhance import Measured, Progress, Run
-from harken.tasks.pictures import draw_before_after, require_matplotlib
+from harken.tasks.pictures import draw_before_after
 
 
 @dataclass

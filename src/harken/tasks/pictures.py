@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from harken.errors import MissingExtraError, OutputError
+from harken.figures import new_figure, save_figure
 from harken.tasks.levels import decibels
-from harken.whole_files import whole_file
 
 _WINDOW, _HOP = 512, 128
 _COLUMNS = 1200
@@ -72,16 +69,6 @@ class Sketch:
         return decibels(self.power / np.maximum(self._hits, 1)[:, None]).T
 
 
-def require_matplotlib() -> None:
-    """Find out early whether pictures can be drawn.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", extra="plot")
-
-
 def draw_before_after(before: Sketch, after: Sketch, path: str | os.PathLike[str], *, title: str = "") -> None:
     """Draw both sketches side by side into a picture (PNG, or what the extension says), on one time and one dB scale.
 
@@ -89,12 +76,7 @@ def draw_before_after(before: Sketch, after: Sketch, path: str | os.PathLike[str
         MissingExtraError: matplotlib is not installed.
         OutputError: the picture cannot be written.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4)
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[1, 4])
     loudest = max(before.decibels.max(), after.decibels.max())
     peak = max(1e-3, float(np.abs(before.envelope).max()), float(np.abs(after.envelope).max()))
@@ -120,8 +102,4 @@ def draw_before_after(before: Sketch, after: Sketch, path: str | os.PathLike[str
     figure.colorbar(axes[1, 1].images[0], ax=axes[1, :], label="level (dB)", fraction=0.03, pad=0.01)
     if title:
         figure.suptitle(title, fontsize=11)
-    try:
-        with whole_file(Path(path)) as partial:
-            figure.savefig(partial, format=Path(path).suffix.lstrip(".") or "png")
-    except (OSError, ValueError) as error:
-        raise OutputError(f"cannot write the picture '{path}': {error}") from error
+    save_figure(figure, path)

@@ -1,0 +1,67 @@
+"""What the commands that train share: a line here and there, a bar with the loss, a check of the packages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+
+def need(*packages: str, extra: str = "train") -> None:
+    """Missing packages are named now, not after an hour."""
+    from importlib.util import find_spec
+
+    from harken.errors import MissingExtraError
+
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra=extra)
+
+
+def talker() -> Callable[[str], None]:
+    """Prints lines on stderr; in one of several processes, the first alone does."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
+    return lambda text: console.print(text, markup=False)
+
+
+class TrainingBar:
+    """Step, loss, last validation and time to go; without a terminal, a line for each validation."""
+
+    def __init__(self, steps: int, talk: Callable[[str], None], describe: Callable[[dict[str, float]], str]):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._talk, self._describe = talk, describe
+        self._shown = console.is_terminal and os.environ.get("RANK", "0") == "0"
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[judged]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._shown,
+        )
+        self._task = self._progress.add_task("", total=steps, loss="", judged="")
+        self._loss: float | None = None
+
+    def __enter__(self) -> TrainingBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, losses: dict[str, float]) -> None:
+        """Move on; the loss shown is an average over about fifty steps."""
+        loss = losses["total"]
+        self._loss = loss if self._loss is None or self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+        self._progress.update(self._task, completed=step, loss=f"{self._loss:.3f}")
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Show the latest metrics."""
+        if self._shown:
+            self._progress.update(self._task, judged=self._describe(metrics))
+        else:
+            self._talk(f"step {step}: loss {self._loss:.3f}, {self._describe(metrics)}")

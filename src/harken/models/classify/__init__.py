@@ -1,0 +1,1 @@
+"""Systems that name what a whole sequence is."""
