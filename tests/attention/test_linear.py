@@ -31,7 +31,7 @@ def test_equals_the_equation(time: int, chunk_size: int, causal: bool, padded: i
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_long_sequences_go_piece_by_piece(causal: bool, monkeypatch: pytest.MonkeyPatch, seed: torch.Generator) -> None:
-    monkeypatch.setattr(linear, "_SEGMENT", 8)
+    monkeypatch.setattr(linear, "_KERNEL", linear._KERNEL._replace(segment=8))
     q, k, v = (torch.randn(1, 2, 21, 3, generator=seed) for _ in range(3))
     mask = torch.rand(1, 21, generator=seed) > 0.3
     mask[:, 0] = True

@@ -58,3 +58,25 @@ def test_signatures_are_checked_while_testing() -> None:
     """If this fails, harken was imported before tests/conftest.py put its checks in place."""
     with pytest.raises(TypeCheckError):
         softmax_weights(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 5))
+
+
+def test_a_llama_layer_loads_as_it_is(seed: torch.Generator) -> None:
+    """Shared key heads and rotary positions, written out."""
+    dim, heads, kv_heads, head_dim, time = 16, 4, 2, 4, 7
+    theirs = {
+        f"{name}_proj.weight": torch.randn(*shape, generator=seed) / 4
+        for name, shape in (("q", (16, dim)), ("k", (8, dim)), ("v", (8, dim)), ("o", (dim, 16)))
+    }
+    layer = SoftmaxAttention.from_authors(theirs, heads=heads, causal=True, rotary_base=10000.0)
+    x = torch.randn(1, time, dim, generator=seed)
+    q, k, v = ((x @ theirs[f"{name}_proj.weight"].T).unflatten(-1, (-1, head_dim)).transpose(1, 2) for name in "qkv")
+    angles = torch.arange(time)[:, None] * torch.tensor([1.0, 0.01])
+    cos, sin = (part.repeat(1, 2) for part in (angles.cos(), angles.sin()))
+    q, k = (part * cos + torch.cat((-part[..., 2:], part[..., :2]), -1) * sin for part in (q, k))
+    k, v = (part.repeat_interleave(heads // kv_heads, 1) for part in (k, v))
+    expected = _reference(q, k, v, causal=True).transpose(1, 2).flatten(2) @ theirs["o_proj.weight"].T
+    torch.testing.assert_close(layer(x), expected)
+    first, state = layer.step(x[:, :3], layer.init_state(1))
+    last, _ = layer.step(x[:, 3:], state)
+    torch.testing.assert_close(torch.cat((first, last), 1), expected)
+    assert layer.cost(1, time).flops == 2 * time * 16 * (32 + 16) + 4 * time * time * 16

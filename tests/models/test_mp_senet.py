@@ -194,8 +194,9 @@ def test_the_graph_has_no_breaks(config):
     model = MPSENet(replace(config, ffn="conv")).eval()
     magnitude, phase = spectra(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    for plain, traced in zip(model(magnitude, phase), compiled(magnitude, phase), strict=True):
-        assert torch.allclose(plain, traced, atol=1e-5)
+    # a phase is as exact as its bin is far from nothing, and the compiler sees the operations in another order
+    for plain, traced, atol in zip(model(magnitude, phase), compiled(magnitude, phase), (1e-5, 1e-4), strict=True):
+        assert torch.allclose(plain, traced, atol=atol)
     torch.compiler.reset()
 
 
@@ -222,3 +223,12 @@ def test_an_unknown_mechanism_or_a_foreign_configuration_is_refused():
         MPSENet(replace(TINY, attention="nope"))
     with pytest.raises(InputError, match=r"expected MPSENet\.Config, got dict"):
         MPSENet({"channels": 8})
+
+
+@every_form
+def test_inference_equals_the_forward_pass_that_trains(config, seed):
+    model = MPSENet(config).eval()
+    waveform = torch.randn(2, 1200, generator=seed)
+    with torch.inference_mode():
+        quick = model.enhance(waveform)
+    assert torch.allclose(quick, model.enhance(waveform), atol=1e-4)

@@ -98,7 +98,8 @@ def test_declared_angles_are_compared_on_the_circle(case, replaying):
     assert check_parity(case).tensors[0].error > 6
 
 
-def test_a_paper_without_a_replay_says_so(case):
+def test_a_paper_without_a_replay_says_so(case, replaying):
+    replaying(None)
     with pytest.raises(InputError, match="mala has no replay yet"):
         check_parity(case)
 

@@ -33,8 +33,26 @@ __all__ = [
 
 # name -> where its class lives ("module:class"), so that naming the mechanisms imports none of them
 _MECHANISMS: dict[str, str | type[Attention]] = {
+    "flow": "harken.attention.flow:FlowAttention",
+    "adaptive-lookahead": "harken.attention.adaptive_lookahead:AdaptiveLookaheadAttention",
+    "deconstructed": "harken.attention.deconstructed:DeconstructedAttention",
+    "hilo": "harken.attention.hilo:HiLoAttention",
+    "gated-linear": "harken.attention.gated_linear:GatedLinearAttention",
+    "lightning": "harken.attention.lightning:LightningAttention",
+    "longvq": "harken.attention.longvq:LongVqAttention",
+    "mala": "harken.attention.mala:MalaAttention",
+    "minimal": "harken.attention.minimal:MinimalAttention",
+    "moh": "harken.attention.moh:MoHAttention",
+    "multivariate": "harken.attention.multivariate:MultivariateAttention",
+    "relative": "harken.attention.relative:RelativeAttention",
+    "sea": "harken.attention.sea:SeaAttention",
     "softmax": "harken.attention.softmax:SoftmaxAttention",
+    "sparsifiner": "harken.attention.sparsifiner:SparsifinerAttention",
+    "shifted": "harken.attention.shifted:ShiftedAttention",
+    "sink-shifted": "harken.attention.shifted:SinkShiftedAttention",
+    "span": "harken.attention.span:SpanAttention",
     "linear": "harken.attention.linear:LinearAttention",
+    "wersa": "harken.attention.wersa:WersaAttention",
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from harken.attention._growing import grown, joined_masks
 from harken.errors import CapabilityError, InputError
 from harken.observation import emit
 
@@ -40,7 +41,11 @@ class Capabilities:
 
     ``causal``/``bidirectional``: which orders exist; ``cross``: takes a ``context``; ``step``: can stream (causal form
     only); ``constant_state``: the stream's state does not grow; ``weights``: has an explicit or implied matrix;
-    ``normalized``: the rows of that matrix sum to 1; ``grid``: needs ``grid=(H, W)``.
+    ``normalized``: the rows of that matrix sum to 1; ``grid``: needs ``grid=(H, W)``; ``block_causal``: positions come
+    column by column of that grid, a column is one moment, and causal order is that of the columns: the positions of one
+    column see each other, and a stream takes whole columns (:meth:`Attention.init_state` takes their number of
+    ``channels``); ``lookahead``: without ``causal`` it sees at most ``layer.lookahead`` positions ahead, so that it
+    streams in that form too, a little behind (:meth:`Attention.flush`).
     """
 
     causal: bool = True
@@ -51,6 +56,8 @@ class Capabilities:
     weights: bool = True
     normalized: bool = True
     grid: bool = False
+    block_causal: bool = False
+    lookahead: bool = False
 
 
 class Attention(nn.Module, ABC):
@@ -63,7 +70,8 @@ class Attention(nn.Module, ABC):
     - causal means causal: output ``t`` does not depend on positions after ``t``;
     - masks are boolean, ``(batch, keys)``, True where a position is real: a padded position never changes the output
       at a real one, and what comes out at a padded one is finite and meaningless;
-    - ``step`` over any cut of a sequence equals ``forward`` over the whole, up to rounding;
+    - ``step`` over any cut of a sequence equals ``forward`` over the whole, up to rounding; one that looks ahead
+      returns what can be known by then, in order and perhaps nothing, and :meth:`flush` the rest;
     - a state is a ``NamedTuple`` of tensors whose first axis is the batch (or of such tuples), so that
       :func:`select_state` and :func:`move_state` work on all of them;
     - the return value never changes shape: what else there is to see is emitted (:func:`harken.observation.emit`).
@@ -132,6 +140,14 @@ class Attention(nn.Module, ABC):
         """
         raise self._lacks_step()
 
+    def flush(self, state: State) -> Float[Tensor, "batch waiting dim"]:
+        """The outputs that still wait when a stream ends, for mechanisms with a ``lookahead``.
+
+        Raises:
+            CapabilityError: nothing ever waits: the mechanism does not look ahead.
+        """
+        raise CapabilityError(f"'{self.name}' does not look ahead: its stream has nothing to flush")
+
     def weights(
         self,
         x: Float[Tensor, "batch time dim"],
@@ -182,9 +198,9 @@ class Attention(nn.Module, ABC):
 
     def _check_stream(self, x: Tensor, state: tuple) -> None:
         """Raise where a stream cannot go on: not causal, a wrong shape, a state of another mechanism or batch."""
-        if not self.causal:
+        if not self.causal and not self.capabilities.lookahead:
             raise self._lacks_step()
-        self._check(x, None, None)
+        self._check(x, None, None, (1, x.shape[1]))  # a state knows its own grid
         if not isinstance(state, self.state_type):
             raise InputError(f"expected a state of '{self.name}', got {type(state).__name__}: make one with init_state")
         sizes = {part.shape[0] for part in _tensors(state)}
@@ -290,10 +306,19 @@ class ProjectedAttention(Attention):
 
 
 class KeyValueCache(NamedTuple):
-    """What a stream of a softmax-family mechanism carries: all keys and values, ``(batch, heads, time, head_dim)``."""
+    """What a stream of a softmax-family mechanism carries: all keys and values, ``(batch, heads, time, head_dim)``.
+
+    ``real``, ``(batch, time)``, is False at padding; None while there has been none.
+    """
 
     keys: Tensor
     values: Tensor
+    real: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor, real: Tensor | None = None) -> KeyValueCache:
+        """The cache with further positions behind its own; this one stays as it was."""
+        real = joined_masks(self.real, self.keys, real, keys)
+        return KeyValueCache(grown(self.keys, keys), grown(self.values, values), real)
 
 
 def select_state(state: State, index: Int[Tensor, " chosen"]) -> State:

@@ -12,5 +12,11 @@ PAPER = Paper(
     licence="no code published",
     kind=("attention", "model"),
     rooms=("attention/adaptive_lookahead.py", "models/hear/ancat.py"),
-    reached_by=("harken transcribe --stream",),
+    reached_by=("harken transcribe --stream", 'create_attention("adaptive-lookahead")'),
+    model="harken.attention.adaptive_lookahead:AdaptiveLookaheadAttention",
+    status="partial",
+    missing=(
+        "the recogniser around the attention: encoder, transducer and its loss; a runnable claim. "
+        "The attention follows the paper's description; no code or tensors exist to compare it with"
+    ),
 )

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from harken.attention import create_attention
 from harken.errors import CheckpointError, InputError
 from harken.layers.conformer import ConformerBlock
-from harken.layers.gru import bidirectional_gru
+from harken.layers.dense_block import DenseBlock, NormAct, NormalisedConv
+from harken.layers.gru import add_bidirectional_gru
+from harken.layers.inference import only_computes
 from harken.models._base import Enhancer, build
 from harken.signal.spectrum import Spectrum, pad_to_frames
 
@@ -176,40 +178,6 @@ class MPSENet(Enhancer):
         return build(lambda: cls(config), own)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of ``(batch, channels, time, freq)``: per bin, so blind to a chunk's length."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def norm_act(channels: int, norm: str) -> list[nn.Module]:
-    """Normalisation and a PReLU with one slope per channel, as they follow every convolution."""
-    normalise = nn.InstanceNorm2d(channels, affine=True) if norm == "instance" else ChannelNorm(channels)
-    return [normalise, nn.PReLU(channels)]
-
-
-class DenseBlock(nn.Module):
-    """Convolutions that each read all earlier ones (four in the paper); dilated over the past, so causal in time."""
-
-    def __init__(self, channels: int, norm: str, depth: int):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels * (i + 1), channels, (2, 3), dilation=(2**i, 1)), *norm_act(channels, norm)
-            )
-            for i in range(depth)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        earlier = x
-        for i, layer in enumerate(self.layers):
-            x = layer(F.pad(earlier, (1, 1, 2**i, 0)))
-            if i + 1 < len(self.layers):
-                earlier = torch.cat((x, earlier), 1)
-        return x
-
-
 class Encoder(nn.Module):
     """Spectrum to features: lift to ``channels``, dense block, one band for every ``freq_stride`` bins.
 
@@ -224,15 +192,15 @@ class Encoder(nn.Module):
         if c.freq_stride > 2:
             stride = c.freq_stride
             lift = nn.Conv2d(features, c.channels, (1, 2 * stride - 1), (1, stride), (0, stride - 1))
-        self.lift = nn.Sequential(lift, *norm_act(c.channels, c.norm))
+        self.lift = NormalisedConv(lift, c.norm)
         self.dense = DenseBlock(c.channels, c.norm, c.encoder_depth)
         down = nn.Conv2d(c.channels, c.channels, (1, 3), (1, 2 if c.freq_stride == 2 else 1), (0, 1))
-        self.down = nn.Sequential(down, *norm_act(c.channels, c.norm))
+        self.down = NormalisedConv(down, c.norm)
 
     def forward(self, magnitude: Tensor, phase: Tensor) -> Tensor:
         parts = (magnitude, phase) if self.polar else (magnitude, magnitude * phase.cos(), magnitude * phase.sin())
         x = torch.stack(parts, 1)
-        if not self.polar:
+        if not self.polar or only_computes(self, x):
             x = x.contiguous(memory_format=torch.channels_last)
         return self.down(self.dense(self.lift(x)))
 
@@ -290,7 +258,10 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        x = x + self.ffn(self.norm2(x))
+        if isinstance(self.ffn, RecurrentFFN) and only_computes(self.ffn, x):
+            self.ffn.add_to(x, self.norm2(x))
+        else:
+            x = x + self.ffn(self.norm2(x))
         return self.norm3(x)
 
 
@@ -303,13 +274,11 @@ class RecurrentFFN(nn.Module):
         self.linear = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-            return self.linear(F.leaky_relu(self.gru(x)[0]))
-        # features before rows all the way, so that every operation of a step works on contiguous pieces
-        forward, backward = bidirectional_gru(self.gru, x)
-        of_forward, of_backward = self.linear.weight.chunk(2, 1)
-        mixed = torch.matmul(of_forward, F.leaky_relu(forward)) + torch.matmul(of_backward, F.leaky_relu(backward))
-        return mixed.permute(2, 0, 1) + self.linear.bias
+        return self.linear(F.leaky_relu(self.gru(x)[0]))
+
+    def add_to(self, out: Tensor, x: Tensor) -> None:
+        """Add the layer's output to ``out`` in place; for inference, where it is quicker than ``out + layer(x)``."""
+        add_bidirectional_gru(out, x, self.gru, self.linear)
 
 
 class ConvolutionalFFN(nn.Module):
@@ -337,18 +306,32 @@ class Upsample(nn.Module):
         self.stride = c.freq_stride
         self.out_channels = c.channels if c.freq_stride == 2 else max(1, c.channels // 4)
         self.conv = nn.Conv2d(c.channels, self.out_channels * self.stride, (1, 3), padding=(0, 1))
-        self.norm_act = nn.Sequential(*norm_act(self.out_channels, c.norm))
+        self.norm_act = NormAct(self.out_channels, c.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x).unflatten(1, (self.stride, self.out_channels))  # (batch, stride, channels, frames, bands)
         return self.norm_act(x.permute(0, 2, 3, 4, 1).flatten(3))
 
 
-def _last_kernel(c: MPSENetConfig) -> tuple[int, int]:
-    """The kernel that brings the upsampled bands back to ``n_fft // 2 + 1`` bins: 202 (or 208, stride 8) to 201."""
-    bins = c.n_fft // 2 + 1
-    bands = (bins - 1) // c.freq_stride + 1
-    return (1, bands * c.freq_stride - bins + 1)
+class ToBins(nn.Conv2d):
+    """One value a bin: ``(batch, channels, frames, bands)`` to ``(batch, frames, bins)``, ``bins = n_fft // 2 + 1``.
+
+    The kernel takes off the bands that upsampling made too many: 202 (or 208 for a stride of 8) to 201.
+    """
+
+    def __init__(self, channels: int, c: MPSENetConfig):
+        bins = c.n_fft // 2 + 1
+        bands = (bins - 1) // c.freq_stride + 1
+        super().__init__(channels, 1, (1, bands * c.freq_stride - bins + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not only_computes(self, x):
+            return super().forward(x).squeeze(1)
+        # PyTorch copies a map that is channels last for a convolution to one channel; a product of each tap reads it
+        taps = x.permute(0, 2, 3, 1) @ self.weight[0, :, 0]
+        count = taps.shape[3]
+        bins = taps.shape[2] - count + 1
+        return torch.stack([taps[:, :, i : i + bins, i] for i in range(count)]).sum(0) + self.get_parameter("bias")
 
 
 class MaskDecoder(nn.Module):
@@ -359,11 +342,11 @@ class MaskDecoder(nn.Module):
         self.beta = c.beta
         self.dense = DenseBlock(c.channels, c.norm, c.decoder_depth)
         self.up = Upsample(c)
-        self.out = nn.Conv2d(self.up.out_channels, 1, _last_kernel(c))
+        self.out = ToBins(self.up.out_channels, c)
         self.slope = nn.Parameter(torch.ones(c.n_fft // 2 + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.beta * torch.sigmoid(self.slope * self.out(self.up(self.dense(x))).squeeze(1))
+        return self.beta * torch.sigmoid(self.slope * self.out(self.up(self.dense(x))))
 
 
 class PhaseDecoder(nn.Module):
@@ -374,15 +357,15 @@ class PhaseDecoder(nn.Module):
         self.rotates = c.phase == "rotation"
         self.dense = DenseBlock(c.channels, c.norm, c.decoder_depth)
         self.up = Upsample(c)
-        self.real = nn.Conv2d(self.up.out_channels, 1, _last_kernel(c))
-        self.imaginary = nn.Conv2d(self.up.out_channels, 1, _last_kernel(c))
+        self.real = ToBins(self.up.out_channels, c)
+        self.imaginary = ToBins(self.up.out_channels, c)
         if self.rotates:  # start at no rotation
             assert self.real.bias is not None
             nn.init.ones_(self.real.bias)
 
     def forward(self, x: Tensor, noisy_phase: Tensor) -> Tensor:
         x = self.up(self.dense(x))
-        real, imaginary = self.real(x).squeeze(1), self.imaginary(x).squeeze(1)
+        real, imaginary = self.real(x), self.imaginary(x)
         if not self.rotates:
             return torch.atan2(imaginary, real)
         cos, sin = noisy_phase.cos(), noisy_phase.sin()
