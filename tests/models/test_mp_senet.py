@@ -171,7 +171,8 @@ def test_every_bidirectional_mechanism_works_inside(name, core, seed):
     loss.backward()
     stages = model.blocks[0].stages
     assert [stage.attention.name for stage in stages] == [name, name]
-    assert all(stage.attention.in_proj.weight.grad.abs().max() > 0 for stage in stages)
+    for stage in stages:
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.attention.parameters())
 
 
 @torch.inference_mode()

@@ -29,9 +29,10 @@ from harken.attention._codes import (
 )
 from harken.attention._damped_average import DampedAverage, precise
 
-__all__ = ["LongVqAttention", "LongVqState", "longvq_attention"]
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.observation import emit
+
+__all__ = ["LongVqAttention", "LongVqState", "longvq_attention"]
 
 
 class LongVqState(NamedTuple):

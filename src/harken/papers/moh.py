@@ -37,7 +37,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
                 heads=llama["num_attention_heads"],
                 shared_heads=llama["shared_head"],
                 routed_heads=llama["routed_head"],
-                rotary_base=llama["rope_theta"],
+                rotary_base=float(llama["rope_theta"]),
                 causal=True,
             ).eval()
             outputs["llama_out"] = layer(case.io["llama_x"])

@@ -26,7 +26,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             layer = ShiftedAttention.from_authors(
                 _part(case.weights, "s2."),
                 heads=theirs["num_heads"],
-                rotary_base=theirs["rope_theta"],
+                rotary_base=float(theirs["rope_theta"]),
                 causal=True,
                 wrap=True,
                 group_size=group,
@@ -62,7 +62,7 @@ def _heavy_hitters(x: Tensor, weights: dict[str, Tensor], theirs: dict[str, Any]
     shares = {"heavy": theirs["heavy_ratio"], "recent": theirs["recent_ratio"]}
     policy = HeavyHitters.of_prompt(prompt, **shares, slack=1, probation=True)
     layer = SoftmaxAttention.from_authors(
-        weights, heads=theirs["num_heads"], rotary_base=theirs["rope_theta"], causal=True, cache=policy
+        weights, heads=theirs["num_heads"], rotary_base=float(theirs["rope_theta"]), causal=True, cache=policy
     ).eval()
     state: Any
     y, state = layer.step(x[:, :prompt], layer.init_state(x.shape[0]))
