@@ -162,7 +162,7 @@ mixtures chose the step that ships: a validation figure.
 
 ## What it does not do
 
-Nothing above 8 kHz is kept. Dereverberation was not trained. Music is noise to it. It is not for live sound: every
+Nothing above 8 kHz is kept. Dereverberation was hardly trained. Music is noise to it. It is not for live sound: every
 output sample depends on the whole chunk (10 s by default).
 """
 

@@ -97,7 +97,7 @@ def test_the_command_prints_a_table_and_saves(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--mechanisms", "nope"], "no attention mechanism named 'nope'"),
-        (["--mechanisms", "linear:window=3"], "cannot be built"),
+        (["--mechanisms", "linear:window=3"], "cannot be built with these options"),
         (["--lengths", "x"], "expected a length"),
         (["--modes", "sideways"], "no mode 'sideways'"),
         (["--mechanisms", "linear", "--heads", "7"], "multiple of heads=7"),

@@ -108,26 +108,32 @@ def create_attention(name: str, *, dim: int, heads: int, causal: bool = False, *
     torch.Size([1, 5, 8])
     """
     name, written = parse_attention(name)
-    return attention_class(name)(dim, heads, causal=causal, **written, **options)
+    mechanism = attention_class(name)
+    try:
+        return mechanism(dim, heads, causal=causal, **written, **options)
+    except TypeError as error:
+        if not written:
+            raise
+        raise InputError(f"'{name}' cannot be built with these options: {error}") from None
 
 
 def parse_attention(text: str) -> tuple[str, dict[str, Any]]:
-    """A mechanism's name and options as one writes them in a configuration or a command: ``"span:window=64"``.
+    """A mechanism's name and options as one writes them in a configuration or a command: ``"span:span_size=64"``.
 
     Options are separated by commas; values are numbers, ``true``, ``false``, ``none`` or words.
 
     Raises:
         InputError: an option without a name or value.
 
-    >>> parse_attention("span:window=64,cache=none,kind=full")
-    ('span', {'window': 64, 'cache': None, 'kind': 'full'})
+    >>> parse_attention("span:span_size=64,cache=none,kind=full")
+    ('span', {'span_size': 64, 'cache': None, 'kind': 'full'})
     """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key.isidentifier() and equals and value):
-            raise InputError(f"expected options such as 'span:window=64,sinks=4', got '{text}'")
+            raise InputError(f"expected options such as 'span:span_size=64,sinks=4', got '{text}'")
         options[key] = _value(value)
     return name.strip(), options
 

@@ -13,6 +13,7 @@ Grouping = Literal["query", "head", "batch", "causal_batch"]
 
 _TILE = 64  # queries that meet a block of keys in one product, at most
 _CACHED = 2**18  # scores of the tiles that are worked on together
+_SMALLEST = -80.0  # as good as no weight; exponentials that underflow are several times slower
 _LOWEST = torch.finfo(torch.float32).min
 
 
@@ -123,8 +124,8 @@ def sparse_mix(
         if flat_bonus is not None:
             scores = scores + flat_bonus[cell]
         scores = scores.masked_fill(flat_kept[cell].logical_and_(place < seen).logical_not_(), _LOWEST)
-        peak = scores.detach().amax(-1, keepdim=True).clamp_min(_LOWEST / 2)  # above what is masked: exp makes that 0
-        odds = (scores - peak).exp()
+        peak = scores.detach().amax(-1, keepdim=True).clamp_min(_LOWEST / 2)
+        odds = (scores - peak).clamp_min(_SMALLEST).exp()
         peaks.append(peak.flatten())
         totals.append(odds.sum(-1).flatten())
         mixed.append((odds @ v.index_select(0, group)).view(-1, dim))
@@ -132,12 +133,13 @@ def sparse_mix(
     # one softmax over all blocks of a row
     where, peak = row_of_slot.flatten(), torch.cat(peaks)
     highest = peak.new_full((batch * heads * rows,), _LOWEST).scatter_reduce(0, where, peak, "amax")
-    share = (peak - highest[where]).exp()
+    share = (peak - highest[where]).clamp_min(_SMALLEST).exp()
     total = torch.zeros_like(highest).scatter_add(0, where, torch.cat(totals) * share)
     out = torch.zeros_like(flat_q).scatter_add(
         0, where.unsqueeze(-1).expand(-1, dim), torch.cat(mixed) * share.unsqueeze(-1)
     )
-    return (out / total.clamp_min(1e-30).unsqueeze(-1)).view_as(q)
+    # the highest score of a row alone counts 1: less means that it keeps nothing
+    return (out / total.clamp_min(0.5).unsqueeze(-1)).view_as(q)
 
 
 def block_size(keys: int, map_width: int) -> int:

@@ -28,7 +28,6 @@ from harken.attention._codes import (
     update_codebook,
 )
 from harken.attention._damped_average import DampedAverage, precise
-
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.observation import emit
 

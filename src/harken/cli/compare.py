@@ -34,7 +34,7 @@ def attention(
     lengths: Annotated[str, typer.Option(help="Positions of a sequence, separated by commas.")] = "256",
     mechanisms: Annotated[
         str,
-        typer.Option(help="Which, separated by spaces, perhaps with options (span:window=64); 'all' that can do it."),
+        typer.Option(help="Which, separated by spaces, perhaps with options (span:span_size=64); 'all' that can."),
     ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, for the spread.", rich_help_panel=_MODEL)] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.", rich_help_panel=_MODEL)] = 200,
@@ -77,7 +77,7 @@ def attention(
 
     Examples: harken compare attention --task lm --lengths 256,1k --plot lm.png
 
-    harken compare attention --task mybook.txt --mechanisms "softmax lightning span:window=128" --steps 1000
+    harken compare attention --task mybook.txt --mechanisms "softmax lightning span:span_size=128" --steps 1000
     """
     import json
 

@@ -31,8 +31,8 @@ def train(
     attention: Annotated[
         str,
         typer.Option(
-            help="A causal mechanism, with options behind a colon (span:window=64); several, separated by spaces, take "
-            "turns through the layers.",
+            help="A causal mechanism, with options behind a colon (span:span_size=64); several, separated by spaces, "
+            "take turns through the layers.",
             rich_help_panel=_MODEL,
         ),
     ] = "softmax",
@@ -74,7 +74,7 @@ def train(
 
     Examples: harken write train shakespeare.txt --steps 1000
 
-    harken write train book.txt --attention "span:window=64 softmax" --length 1024
+    harken write train book.txt --attention "span:span_size=64 softmax" --length 1024
     """
     import torch
 

@@ -99,7 +99,7 @@ def bench_attention(
     at the length before and by how its cost grows.
 
     Args:
-        mechanisms: names, perhaps with options (``"span:window=128"``); softmax is always there.
+        mechanisms: names, perhaps with options (``"span:span_size=128"``); softmax is always there.
         lengths: positions, ascending or not.
         modes: what to time.
         causal: which order; None for causal where a mechanism has it, and bidirectional where it has not.

@@ -116,7 +116,7 @@ def compare_attention(
     Args:
         task: ``"copy"``, ``"lm"``, ``"image"``, ``"series"``, ``"document"``, or a text file.
         lengths: of the sequences.
-        mechanisms: names, perhaps with options (``"span:window=64"``); None for all that can do the task.
+        mechanisms: names, perhaps with options (``"span:span_size=64"``); None for all that can do the task.
         config: model and budget.
         folder: where the results lie.
         on_progress: told the name of each training, and how many of how many are done.

@@ -27,7 +27,7 @@ class SequenceClassifierConfig:
         vocabulary: of tokens; 256 reads plain bytes.
         patch: positions of a series that become one vector (its last, incomplete patch is padded with zeros).
         dim, layers, heads: width, blocks, heads a block.
-        attention: mechanisms that take turns through the layers, each with its options (``"span:window=64"``).
+        attention: mechanisms that take turns through the layers, each with its options (``"span:span_size=64"``).
         norm, ffn, expansion: of the blocks, see :mod:`harken.layers.transformer`.
     """
 

@@ -24,8 +24,8 @@ class DecoderConfig:
     Attributes:
         vocabulary: tokens; 256 reads plain bytes, so any text and no tokenizer.
         dim, layers, heads: width, blocks, heads a block.
-        attention: one mechanism with its options (``"span:window=64"``) for all layers, or several that take turns
-            through the layers: ``("span:window=64", "softmax")`` alternates, one entry a layer says it all.
+        attention: one mechanism with its options (``"span:span_size=64"``) for all layers, or several that take turns
+            through the layers: ``("span:span_size=64", "softmax")`` alternates, one entry a layer says it all.
         norm, ffn, expansion: of the blocks, see :mod:`harken.layers.transformer`.
         positions: ``"sinusoidal"`` (any length), ``"learned"`` (up to ``longest``) or ``"none"``.
         longest: positions of a learned table.
