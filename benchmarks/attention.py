@@ -75,7 +75,8 @@ def main() -> None:
     text = [
         f"One CPU ({machine['processor']}), {machine['threads']} thread(s), {machine['matmul_gflops']:g} GFLOP/s in a "
         f"matrix product, {machine['memory_gbytes']:g} GB/s in a copy, PyTorch {machine['torch']}; dim 256, 4 heads, "
-        "one sequence. Microseconds a position, and how many times faster than fused softmax in the same rounds."
+        "one sequence, default options. Microseconds a position, and how many times faster than fused softmax in the "
+        "same rounds. The machine was busy with other work: compare within a table, not across."
     ]
     for causal, report in reports:
         for mode, title in TITLES.items():

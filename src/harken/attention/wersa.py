@@ -22,6 +22,8 @@ from harken.attention._chunked import (
     kernel_stream,
     kernel_weights,
     precise,
+    segments,
+    whole_chunks,
 )
 from harken.attention._haar import causal_reference, haar, haar_reference, inverse_haar, weigh_past
 from harken.errors import CapabilityError, CheckpointError, InputError
@@ -193,20 +195,22 @@ class WersaAttention(ProjectedAttention):
             count = x.shape[1] if mask is None else mask.sum(-1).clamp_min(1)[:, None, None]
             gates = self.gates(x.sum(1, keepdim=True) / count).expand(-1, x.shape[1], -1)
         else:
-            around = self.filter_width - 1
+            around, time = self.filter_width - 1, x.shape[1]
+            behind = around if self.causal else around // 2
             if past is not None:
-                x = torch.cat((past, x), 1)
-            elif self.causal:
-                x = F.pad(x, (0, 0, around, 0))
-            padding = 0 if self.causal else around // 2
-            pooled = F.conv2d(
-                x.transpose(1, 2).unsqueeze(2),
-                self.surroundings.weight,
-                self.surroundings.bias,
-                padding=(0, padding),
-                groups=self.dim,
-            )
-            gates = self.gates(pooled.squeeze(2).transpose(1, 2))
+                x, behind = torch.cat((past, x), 1), 0
+            pieces = []
+            for part in segments(time, SEGMENT):
+                first, end = part.start - behind, part.stop + around - behind
+                rows = F.pad(x[:, max(0, first) : end], (0, 0, max(0, -first), max(0, end - x.shape[1])))
+                pooled = F.conv2d(
+                    rows.transpose(1, 2).unsqueeze(2),
+                    self.surroundings.weight,
+                    self.surroundings.bias,
+                    groups=self.dim,
+                )
+                pieces.append(self.gates(pooled.squeeze(2).transpose(1, 2)))
+            gates = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
         emit(self, "gate", gates)
         return gates
 
@@ -214,20 +218,31 @@ class WersaAttention(ProjectedAttention):
         self, u: Tensor, gates: Tensor, mask: Tensor | None = None, past: Tensor | None = None
     ) -> Float[Tensor, "batch time dim"]:
         """``gelu(u)``, its wavelet scales weighed by gates and learnt weights."""
-        u = F.gelu(u)
-        if mask is not None:
-            u = u.masked_fill(~mask[..., None], 0.0)
-        gains = gates * self.scale_weights
-        if self.causal:
-            before = 2**self.levels - 1
-            past = u[:, :1].expand(-1, before, -1) if past is None else past
-            return weigh_past(torch.cat((past, u), 1), gains)
-        scales = haar(F.pad(u, (0, 0, 0, self.padded_length(u.shape[1]) - u.shape[1])), self.levels)
+        gains, time = gates * self.scale_weights, u.shape[1]
+        whole = self.resample == "nearest" and not self.causal
+        before = 2**self.levels - 1 if self.causal else 0
+        pieces = []
+        for part in segments(time, time if whole else whole_chunks(SEGMENT, 2**self.levels)):
+            rows = slice(max(0, part.start - before), part.stop)
+            active = F.gelu(u[:, rows])
+            if mask is not None:
+                active = active.masked_fill(~mask[:, rows, None], 0.0)
+            if not self.causal:
+                pieces.append(self._weigh_blocks(active, gains[:, part]))
+                continue
+            if part.start == 0:
+                active = torch.cat((active[:, :1].expand(-1, before, -1) if past is None else past, active), 1)
+            pieces.append(weigh_past(active, gains[:, part]))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
+
+    def _weigh_blocks(self, x: Tensor, gains: Tensor) -> Tensor:
+        time = x.shape[1]
+        scales = haar(F.pad(x, (0, 0, 0, self.padded_length(time) - time)), self.levels)
         weighed = [
             scale * self._gains_at(gains[..., number], scale.shape[1]).unsqueeze(-1)
             for number, scale in enumerate(scales)
         ]
-        return inverse_haar(weighed)[:, : u.shape[1]]
+        return inverse_haar(weighed)[:, :time]
 
     def padded_length(self, time: int) -> int:
         """To which the wavelet transform fills a sequence up with zeros."""

@@ -17,6 +17,7 @@ __all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {
     "decoder": "harken.models.write.decoder:Decoder",
+    "lightning-attention": "harken.models.write.transnormer:TransNormer",
     "litv2": "harken.models.see.litv2:LITv2",
     "mp-senet": "harken.models.enhance.mp_senet:MPSENet",
     "sequence-classifier": "harken.models.classify.sequence:SequenceClassifier",
@@ -107,7 +108,13 @@ def info(slug: str, weights: str | Path | None = None) -> dict[str, Any]:
 
     model_type = model_class(slug)
     folder = weights_folder(slug) if weights is None else None
-    model: Any = load(slug, weights) if folder is not None or weights is not None else model_type().eval()
+    if folder is not None or weights is not None:
+        model: Any = load(slug, weights)
+    elif hasattr(model_type, "enhance"):
+        model = model_type().eval()
+    else:  # its sizes are all there is to tell: no memory is needed for that
+        with torch.device("meta"):
+            model = model_type().eval()
     facts: dict[str, Any] = {
         "model": slug,
         "class": f"{model_type.__module__}.{model_type.__qualname__}",
