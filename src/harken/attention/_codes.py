@@ -226,14 +226,16 @@ def dense_weights(
     q: Tensor, k: Tensor, local_bias: Tensor, *, causal: bool = False, mask: Tensor | None = None
 ) -> Tensor:
     """The whole matrix; rows without a visible key are zero."""
-    time = q.shape[2]
-    lag = torch.arange(time, device=q.device)[:, None] - torch.arange(time, device=q.device)
-    hidden = lag < 0 if causal else torch.zeros_like(lag, dtype=torch.bool)
-    if mask is not None:
-        hidden = hidden | ~mask[:, None, None, :]
-    bias = F.pad(local_bias, (0, 1))[lag.abs().clamp_max(local_bias.shape[0])]
-    scores = (q @ k.mT * q.shape[-1] ** -0.5 + bias).masked_fill(hidden, torch.finfo(q.dtype).min)
-    return scores.softmax(-1).masked_fill(hidden, 0.0)
+    time, window, dtype = q.shape[2], min(q.shape[2], local_bias.shape[0]), q.dtype
+    past = F.pad(precise(local_bias)[:window], (0, time - window))  # by lag
+    future = torch.full_like(past[1:], _LOWEST) if causal else past[1:]
+    bias = torch.cat((past.flip(0), future)).unfold(0, time, 1).flip(0)  # [i, j] is that of lag i - j
+    scores = torch.add(precise(q) * q.shape[-1] ** -0.5 @ precise(k).mT, bias)
+    if mask is None:
+        return scores.softmax(-1).to(dtype)
+    hidden = ~mask[:, None, None, :]
+    weights = scores.masked_fill(hidden, _LOWEST).softmax(-1).masked_fill(hidden, 0.0)
+    return (weights.tril() if causal else weights).to(dtype)
 
 
 def _reference(

@@ -78,10 +78,9 @@ def _scan(x: Tensor, log_decay: Tensor, into: Tensor, out: Tensor, state: Tensor
     steps = torch.arange(size, device=x.device)
     powers = (log_decay.unsqueeze(-1) * steps).exp()  # (dim, size of memory, lag)
     kernel = ((into * out).unsqueeze(-1) * powers).sum(1)
-    lag = steps[:, None] - steps
-    inside = kernel[:, lag.clamp_min(0)].masked_fill(lag < 0, 0.0)
+    inside = F.pad(kernel, (size - 1, 0)).unfold(-1, size, 1).flip(-1)  # [i, j] is the kernel at lag i - j
     enters = (into.unsqueeze(-1) * powers).mT  # (dim, lag, size of memory)
-    x = F.pad(x, (0, 0, 0, chunks * size - time)).view(batch * chunks, size, dim).permute(2, 0, 1)
+    x = F.pad(x, (0, 0, 0, chunks * size - time)).view(batch * chunks, size, dim).permute(2, 0, 1).contiguous()
     y = x @ inside.mT
     ends = x.view(dim, batch, chunks, size)[:, :, -1, :last] @ enters[:, :last].flip(1)
     final = ends.transpose(0, 1)

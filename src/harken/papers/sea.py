@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harken.errors import InputError
 from harken.papers._record import Paper
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     from harken.papers.parity import load_case
 
     case = load_case(case_dir)
+    if case.config.get("k_oversample", 1.0) != 1 or not case.config.get("partial_attention_scaler", True):
+        raise InputError("this replay has neither k_oversample other than 1 nor partial_attention_scaler off")
     outputs: dict[str, Tensor] = {}
     for mode, options in case.config["modes"].items():
         causal, side = options["causal"], mode.partition("_")[0]
