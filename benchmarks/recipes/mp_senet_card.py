@@ -99,8 +99,10 @@ def main(run: Path, quality: Path, notes: Path | None = None) -> None:
     write_text(FOLDER / "README.md", page(card, tables, notes.read_text() if notes else ""))
     readme = ROOT / "README.md"
     block = (
-        "## How well it denoises\n\n" + tables + "\n\nMeasured by `benchmarks/mp_senet_quality.py`; the data, the "
-        "licences and what the numbers hide are in the [model card](src/harken/weights/mp-senet/README.md)."
+        "## How well it denoises\n\n" + tables + "\n\nThe row on the first set is not blind: it decided between two "
+        "trainings, of which the second set preferred the other (1.80). Measured by "
+        "`benchmarks/mp_senet_quality.py`; the data, the licences and what the numbers hide are in the "
+        "[model card](src/harken/weights/mp-senet/README.md)."
     )
     pattern = re.compile(r"(<!-- quality:begin -->\n).*?(<!-- quality:end -->)", re.DOTALL)
     write_text(readme, pattern.sub(lambda found: f"{found[1]}{block}\n{found[2]}", readme.read_text()))

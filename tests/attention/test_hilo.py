@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harken.attention.hilo import HiLoAttention, _reference, squarest_grid
+from harken.attention._base import squarest_grid
+from harken.attention.hilo import HiLoAttention, _reference
 from harken.attention.softmax import SoftmaxAttention
 from harken.errors import CheckpointError, InputError
 

@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import re
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 
 import pytest
 import torch
 
 from harken import models
+from harken.cli import main
 from harken.errors import CapabilityError, CheckpointError
 from harken.models._base import Enhancer, Model, read_config
 from harken.papers import get_paper, list_papers
@@ -132,3 +134,12 @@ def test_gradients_reach_every_parameter_and_are_finite_even_on_silence(slug):
     missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not missing
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if models.weights_folder(slug) is None])
+def test_without_weights_only_commands_that_exist_are_named(slug, capsys):
+    with pytest.raises(CheckpointError, match="ships no weights") as caught:
+        models.load(slug)
+    for text in (str(caught.value), models.info(slug)["weights"]):
+        for command in re.findall(r"'harken ([a-z -]+)'", text):
+            assert main([*command.split(), "--help"]) == 0

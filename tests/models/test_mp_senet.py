@@ -172,7 +172,9 @@ def test_every_bidirectional_mechanism_works_inside(name, core, seed):
     stages = model.blocks[0].stages
     assert [stage.attention.name for stage in stages] == [name, name]
     for stage in stages:
-        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.attention.parameters())
+        gradients = {name: p.grad for name, p in stage.attention.named_parameters() if p.grad is not None}
+        learning = {name for name, gradient in gradients.items() if gradient.abs().max() > 0}
+        assert "in_proj.weight" in learning if hasattr(stage.attention, "in_proj") else learning
 
 
 @torch.inference_mode()
@@ -190,14 +192,12 @@ def test_its_attention_maps_can_be_observed(seed):
 
 @pytest.mark.border  # the shape checker is no part of the graph
 @pytest.mark.parametrize("config", [TINY, SMALL], ids=["paper", "small"])
-@torch.inference_mode()
 def test_the_graph_has_no_breaks(config):
     model = MPSENet(replace(config, ffn="conv")).eval()
     magnitude, phase = spectra(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    # a phase is as exact as its bin is far from nothing, and the compiler sees the operations in another order
-    for plain, traced, atol in zip(model(magnitude, phase), compiled(magnitude, phase), (1e-5, 1e-4), strict=True):
-        assert torch.allclose(plain, traced, atol=atol)
+    for plain, traced in zip(model(magnitude, phase), compiled(magnitude, phase), strict=True):
+        assert torch.allclose(plain, traced, atol=1e-5)
     torch.compiler.reset()
 
 

@@ -75,6 +75,9 @@ def test_who_fails_does_not_hurt_the_rest(here, tmp_path, monkeypatch):
     report = compare_attention("copy", [16], ["softmax", "linear"], config=TINY, folder=tmp_path)
     assert [r.mechanism for r in report.rows] == ["softmax"]
     assert len(report.failed) == 2 and "linear, 16 positions, seed 0: no" in report.failed
+    monkeypatch.setattr(module, "_in_a_process", good)
+    again = compare_attention("copy", [16], ["softmax", "linear"], config=TINY, folder=tmp_path)
+    assert not again.failed and len(again.rows) == 2
 
 
 def test_a_training_has_a_process_of_its_own():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "parse_attention",
     "register_attention",
     "select_state",
+    "take_turns",
 ]
 
 # name -> where its class lives ("module:class"), so that naming the mechanisms imports none of them
@@ -136,6 +138,20 @@ def parse_attention(text: str) -> tuple[str, dict[str, Any]]:
             raise InputError(f"expected options such as 'span:span_size=64,sinks=4', got '{text}'")
         options[key] = _value(value)
     return name.strip(), options
+
+
+def take_turns(mechanisms: Sequence[str], layers: int) -> list[str]:
+    """The mechanism of each of so many layers, where those that are given take turns.
+
+    Raises:
+        InputError: none is given, or more than there are layers.
+
+    >>> take_turns(("span:span_size=64", "softmax"), 3)
+    ['span:span_size=64', 'softmax', 'span:span_size=64']
+    """
+    if not 1 <= len(mechanisms) <= layers:
+        raise InputError(f"expected 1 to {layers} mechanisms for {layers} layers, got {len(mechanisms)}")
+    return [mechanisms[layer % len(mechanisms)] for layer in range(layers)]
 
 
 def _value(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -336,6 +337,22 @@ def move_state(state: State, device: torch.device | str | None = None, dtype: to
     return _map_state(
         state, lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
     )
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least, in which sums over a long past stay right."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def squarest_grid(time: int, tallest: int | None = None) -> tuple[int, int]:
+    """The grid ``(H, W)`` of ``time`` tokens, ``H <= W``, that is nearest to a square, no taller than ``tallest``.
+
+    >>> squarest_grid(196), squarest_grid(12), squarest_grid(7), squarest_grid(196, tallest=8)
+    ((14, 14), (3, 4), (1, 7), (7, 28))
+    """
+    most = math.isqrt(time) if tallest is None else min(tallest, time)
+    height = next(side for side in range(most, 0, -1) if time % side == 0)
+    return height, time // height
 
 
 def _map_state(state: State, change: Callable[[Tensor], Tensor]) -> State:

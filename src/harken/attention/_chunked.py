@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harken.attention._base import Cost
+from harken.attention._base import Cost, precise
 from harken.errors import InputError
 
 # long sequences go piece by piece, so that what is stored between two products stays in the cache
@@ -217,8 +217,3 @@ def joined(parts: list[Tensor]) -> Tensor:
 def masked(x: Tensor, mask: Tensor | None, part: slice = slice(None)) -> Tensor:
     """``(batch, heads, time, width)``, zero where the mask (its ``part``) says padding."""
     return x if mask is None else x.masked_fill(~mask[:, None, part, None], 0.0)
-
-
-def precise(x: Tensor) -> Tensor:
-    """In float32 at least, in which sums over a long past stay right."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harken.attention._damped_average import precise
+from harken.attention._base import precise
 
 _LOWEST = torch.finfo(torch.float32).min / 2
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harken.attention._base import precise
+
 _CHUNK = 64  # positions that meet directly
 
 
@@ -96,8 +98,3 @@ def _scan(x: Tensor, log_decay: Tensor, into: Tensor, out: Tensor, state: Tensor
         y = y + torch.stack(before, 2).transpose(0, 1).reshape(dim, batch * chunks, -1) @ leaves
         final = final + (log_decay * last).exp() * before[-1]
     return y.permute(1, 2, 0).reshape(batch, chunks * size, dim)[:, :time], final
-
-
-def precise(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from harken.attention._base import precise
+
 # long sequences go piece by piece, so that what is stored between two products stays in the cache
 _SEGMENT = 2048
 # and whole layers do, on a CPU: tensors beyond some tens of MB are given back to the system and fetched again each time
@@ -39,7 +41,7 @@ def decayed_attention(
     if (kernel := _kernel_for(q, "simple_gla", "chunk_simple_gla")) is not None:
         return _by_kernel(kernel, q, k, v, state, g_gamma=-slopes.float())
     with torch.autocast(q.device.type, enabled=False):
-        slopes = _precise(slopes)
+        slopes = precise(slopes)
         return _in_segments(
             q.shape[2],
             lambda part, state: _decayed_segment(
@@ -101,8 +103,8 @@ def decayed_step(
 ) -> tuple[Float[Tensor, "batch heads 1 value_dim"], Float[Tensor, "batch heads key_dim value_dim"]]:
     """The recurrence itself, for one position."""
     with torch.autocast(q.device.type, enabled=False):
-        state = torch.addcmul(_precise(k).transpose(-1, -2) * _precise(v), decay, state)
-        return (_precise(q) @ state).to(v.dtype), state
+        state = torch.addcmul(precise(k).transpose(-1, -2) * precise(v), decay, state)
+        return (precise(q) @ state).to(v.dtype), state
 
 
 def decayed_flops(batch: int, heads: int, time: int, key_dim: int, value_dim: int, chunk_size: int) -> int:
@@ -149,8 +151,8 @@ def _lengths(time: int, chunk_size: int) -> list[int]:
 
 def _start(k: Tensor, v: Tensor, state: Tensor | None) -> Tensor:
     if state is not None:
-        return _precise(state)
-    return torch.zeros(*k.shape[:2], k.shape[-1], v.shape[-1], device=k.device, dtype=_precise(k[:0]).dtype)
+        return precise(state)
+    return torch.zeros(*k.shape[:2], k.shape[-1], v.shape[-1], device=k.device, dtype=precise(k[:0]).dtype)
 
 
 def _decayed_segment(
@@ -227,16 +229,12 @@ def _between(log_decay: Tensor) -> Tensor:
 def _chunked(x: Tensor, chunks: int, size: int) -> Tensor:
     """``(batch, heads, time, dim)`` to ``(batch, heads, chunks, size, dim)``, precise, whole, zeros at the end."""
     missing = chunks * size - x.shape[2]
-    x = F.pad(_precise(x), (0, 0, 0, missing)) if missing else _precise(x).contiguous()
+    x = F.pad(precise(x), (0, 0, 0, missing)) if missing else precise(x).contiguous()
     return x.unflatten(2, (chunks, size))
 
 
 def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _by_kernel(

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from harken.attention._chunked import in_chunks, masked, out_of_chunks, precise, running_sum
+from harken.attention._base import precise
+from harken.attention._chunked import in_chunks, masked, out_of_chunks, running_sum
 
 Feature = Literal["sigmoid", "relu"]
 

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from harken.attention._base import precise
+
 # queries that meet their keys in one product: enough to keep the cores busy, few enough that scores stay in the cache
 _QUERIES = 128
 
@@ -146,7 +148,7 @@ def block_weights(
 def _products(query: Tensor, bias: Tensor, keys: Tensor) -> Tensor:
     """Scores of scaled queries ``(batch, kv_heads, shared, moments, channels, head_dim)``, along the last axis."""
     query = query + (bias * query.shape[-1] ** -0.5)[:, None, None, None]
-    return _precise(query.flatten(2, 4) @ keys.transpose(-1, -2)).unflatten(2, query.shape[2:5])
+    return precise(query.flatten(2, 4) @ keys.transpose(-1, -2)).unflatten(2, query.shape[2:5])
 
 
 def _rows(
@@ -187,10 +189,6 @@ def _end(real: Bool[Tensor, "batch places"]) -> Int[Tensor, "batch 1 1"]:
 def _pick(products: Tensor, rows: Tensor) -> Tensor:
     """The product with the row of each pair, along the last axis."""
     return products.gather(-1, rows.expand(*products.shape[:-1], rows.shape[-1]))
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _reference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harken.attention._base import Capabilities, Cost, ProjectedAttention
-from harken.attention._chunked import masked, precise
+from harken.attention._base import Capabilities, Cost, ProjectedAttention, precise
+from harken.attention._chunked import masked
 from harken.attention.softmax import allowed_pairs, softmax_weights
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.observation import emit
@@ -93,11 +94,13 @@ class LocalGatedAttention(ProjectedAttention):
             )
         return super().cost(batch, time) + extra
 
+    @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, angles: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+        """Values mixed for each query; ``angles`` as :meth:`angles` gives them."""
 
+    @abstractmethod
     def mix_weights(self, q: Tensor, k: Tensor, mask: Tensor | None, angles: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+        """The matrix that :meth:`mix` applies."""
 
     def angles(self, x: Tensor, grid: tuple[int, int] | None = None, start: Tensor | None = None) -> Tensor | None:
         """How far each pair of channels turns at each position, ``(time, head_dim / 2)``; None without rotary.

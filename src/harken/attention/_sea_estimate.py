@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from harken.attention._base import precise
 from harken.errors import CheckpointError
 
 _CHUNK = 64  # positions that meet directly in the causal kernel attention
@@ -243,11 +244,6 @@ def orthogonal_features(features: int, dim: int, seed: int) -> Tensor:
     blocks = [torch.linalg.qr(torch.randn(dim, dim, generator=generator)).Q.T for _ in range(math.ceil(features / dim))]
     lengths = torch.randn(features, dim, generator=generator).norm(dim=1)
     return torch.cat(blocks)[:features] * lengths[:, None]
-
-
-def precise(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _kernel_attention(q: Tensor, k: Tensor, v: Tensor, state: EstimatorState) -> tuple[Tensor, Tensor, Tensor]:

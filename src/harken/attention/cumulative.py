@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost
-from harken.attention._chunked import SEGMENT, checked_chunk_size, joined, precise, segments, whole_chunks
+from harken.attention._base import Capabilities, Cost, precise
+from harken.attention._chunked import SEGMENT, checked_chunk_size, joined, segments, whole_chunks
 from harken.attention.deconstructed import StandardAttention, Variant
 from harken.attention.softmax import allowed_pairs
 

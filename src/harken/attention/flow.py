@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost, ProjectedAttention
+from harken.attention._base import Capabilities, Cost, ProjectedAttention, precise
 from harken.attention._chunked import (
     SEGMENT,
     checked_chunk_size,
@@ -17,7 +17,6 @@ from harken.attention._chunked import (
     joined,
     masked,
     out_of_chunks,
-    precise,
     running_sum,
     segments,
     whole_chunks,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harken.attention._base import Attention, Capabilities, Cost
+from harken.attention._base import Attention, Capabilities, Cost, squarest_grid
 from harken.attention.softmax import softmax_weights
 from harken.errors import CheckpointError, InputError
 from harken.observation import emit
@@ -206,16 +206,6 @@ class HiLoAttention(Attention):
         inside[: grid[0], : grid[1]] = True
         kept = inside.flatten().nonzero().squeeze(1)
         return torch.cat(groups, 1)[:, :, kept[:, None], kept]
-
-
-def squarest_grid(time: int) -> tuple[int, int]:
-    """The grid ``(H, W)`` of ``time`` tokens, ``H <= W``, that is nearest to a square.
-
-    >>> squarest_grid(196), squarest_grid(12), squarest_grid(7)
-    ((14, 14), (3, 4), (1, 7))
-    """
-    height = next(side for side in range(int(time**0.5), 0, -1) if time % side == 0)
-    return height, time // height
 
 
 def _windows(x: Tensor, side: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost, ProjectedAttention
+from harken.attention._base import Capabilities, Cost, ProjectedAttention, precise
 from harken.attention._chunked import (
     Kernel,
     LinearState,
@@ -19,7 +19,6 @@ from harken.attention._chunked import (
     kernel_step,
     kernel_stream,
     kernel_weights,
-    precise,
 )
 
 # a row whose features have all but vanished has no weights: it becomes zero instead of infinite

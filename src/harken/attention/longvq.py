@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harken.attention._base import Attention, Capabilities, Cost, State
+from harken.attention._base import Attention, Capabilities, Cost, State, precise
 from harken.attention._codes import (
     CodeState,
     codewords,
@@ -27,7 +27,7 @@ from harken.attention._codes import (
     stream,
     update_codebook,
 )
-from harken.attention._damped_average import DampedAverage, precise
+from harken.attention._damped_average import DampedAverage
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.observation import emit
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost
+from harken.attention._base import Capabilities, Cost, precise
 from harken.attention._chunked import (
     SEGMENT,
     LinearState,
@@ -20,7 +20,6 @@ from harken.attention._chunked import (
     kernel_cost,
     masked,
     mix_chunks,
-    precise,
     prefix_sums,
     segments,
     whole_chunks,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost, ProjectedAttention
+from harken.attention._base import Capabilities, Cost, ProjectedAttention, precise
 from harken.attention._cells import (
     Grouping,
     all_pairs,
@@ -24,6 +24,7 @@ from harken.attention._cells import (
     widen,
     without,
 )
+from harken.attention._growing import grown
 from harken.attention._sea_estimate import (
     REACH,
     BidirectionalEstimator,
@@ -31,7 +32,6 @@ from harken.attention._sea_estimate import (
     Estimate,
     EstimatorState,
     authors_weights,
-    precise,
 )
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.observation import emit
@@ -365,7 +365,7 @@ class SeaAttention(ProjectedAttention):
         if state is None:
             state = self.init_state(q.shape[0], device=q.device, dtype=q.dtype)
         past, time = state.keys.shape[2], q.shape[2]
-        keys, values = (torch.cat(pair, 2) for pair in ((state.keys, k), (state.values, v)))
+        keys, values = grown(state.keys, k), grown(state.values, v)
         estimator, total, mixed = EstimatorState(*state[3:]), state.total, []
         for part in _segments(past, time):
             first, rows, seen = past + part.start, part.stop - part.start, past + part.stop

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from harken.attention._base import Capabilities, Cost
-from harken.attention._chunked import checked_chunk_size, joined, precise, segments
+from harken.attention._base import Capabilities, Cost, precise
+from harken.attention._chunked import checked_chunk_size, joined, segments
 from harken.attention.deconstructed import StandardAttention, Variant
 from harken.errors import InputError
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harken.attention._base import Capabilities, Cost, ProjectedAttention
+from harken.attention._base import Capabilities, Cost, ProjectedAttention, precise
 from harken.attention._chunked import (
     SEGMENT,
     Kernel,
@@ -21,7 +21,6 @@ from harken.attention._chunked import (
     kernel_step,
     kernel_stream,
     kernel_weights,
-    precise,
     segments,
     whole_chunks,
 )

@@ -29,7 +29,7 @@ def _group() -> None:
 
 def attention(
     task: Annotated[
-        str, typer.Option(help="copy, lm, image, series, document, or a text file of yours (then lm on it).")
+        str, typer.Option(help="copy, lm, code, image, series, document, or a text file of yours (then lm on it).")
     ] = "lm",
     lengths: Annotated[str, typer.Option(help="Positions of a sequence, separated by commas.")] = "256",
     mechanisms: Annotated[

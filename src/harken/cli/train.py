@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harken.cli.training import TrainingBar, need, talker
+from harken.cli.training import check_device, need, run_training, talker
 
 if TYPE_CHECKING:
     from harken.data.mixing import Recordings
@@ -155,12 +155,11 @@ def mp_senet(
     """
     from harken.data.mixing import MixConfig, Recordings
     from harken.errors import InputError
-    from harken.train.loop import LoopConfig, train
+    from harken.train.loop import LoopConfig
     from harken.train.mp_senet import MPSENetRecipe
 
     need("accelerate", "pesq")
-    if device not in ("auto", "cpu"):
-        raise InputError(f"--device takes auto or cpu, got '{device}'")
+    check_device(device)
     loop = LoopConfig(
         steps=steps,
         batch_size=batch_size,
@@ -220,23 +219,9 @@ def mp_senet(
     )
     count = sum(parameter.numel() for parameter in recipe.model.parameters())
     talk(f"{count:,} parameters, {config.attention} attention; {steps} steps of {batch_size} mixtures into '{out}'")
-    with TrainingBar(steps, talk, _metrics) as bar:
-        try:
-            best = train(
-                recipe,
-                loop,
-                out,
-                resume=resume,
-                device=device,  # type: ignore[arg-type]
-                on_step=bar.step,
-                on_validation=bar.validation,
-            )
-        except KeyboardInterrupt:
-            talk(f"stopped; the same command with --resume goes on from the last save in '{out}'")
-            raise
-    if best:
-        talk(f"best: {_metrics(best)} at step {best['step']:.0f}")
-        talk(f"use:  harken enhance --weights {out / 'best'} noisy.wav")
+    run_training(
+        recipe, loop, out, resume=resume, device=device, describe=_metrics, use="harken enhance --weights {} noisy.wav"
+    )
 
 
 def _model(preset: str | None, attention: str | None, init: str | None) -> tuple[MPSENet | None, MPSENetConfig]:

@@ -4,6 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harken.train.loop import LoopConfig, Recipe
+
+Describe = Callable[[dict[str, float]], str]
+
+
+def run_training(
+    recipe: Recipe, loop: LoopConfig, out: Path, *, resume: bool, device: str, describe: Describe, use: str
+) -> None:
+    """Train with a bar and a word at the end; ``use`` is the command that takes the weights, ``{}`` in their place."""
+    from harken.train.loop import train
+
+    talk = talker()
+    with TrainingBar(loop.steps, talk, describe) as bar:
+        try:
+            best = train(
+                recipe,
+                loop,
+                out,
+                resume=resume,
+                device=device,  # type: ignore[arg-type]  # checked by check_device
+                on_step=bar.step,
+                on_validation=bar.validation,
+            )
+        except KeyboardInterrupt:
+            talk(f"stopped; the same command with --resume goes on from the last save in '{out}'")
+            raise
+    if best:
+        talk(f"best: {describe(best)} at step {best['step']:.0f}")
+        talk(f"use:  {use.format(out / 'best')}")
+
+
+def check_device(device: str) -> None:
+    """Raise where ``--device`` is not one of its words."""
+    from harken.errors import InputError
+
+    if device not in ("auto", "cpu"):
+        raise InputError(f"--device takes auto or cpu, got '{device}'")
 
 
 def need(*packages: str, extra: str = "train") -> None:
@@ -28,7 +69,7 @@ def talker() -> Callable[[str], None]:
 class TrainingBar:
     """Step, loss, last validation and time to go; without a terminal, a line for each validation."""
 
-    def __init__(self, steps: int, talk: Callable[[str], None], describe: Callable[[dict[str, float]], str]):
+    def __init__(self, steps: int, talk: Callable[[str], None], describe: Describe):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

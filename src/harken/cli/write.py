@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harken.cli.training import TrainingBar, need, talker
+from harken.cli.training import check_device, need, run_training, talker
 
 _MODEL, _LENGTH, _RUN = "Model", "How long, how fast", "The run"
 
@@ -79,15 +79,12 @@ def train(
     import torch
 
     from harken.data.text import read_text
-    from harken.errors import InputError
     from harken.models.write.decoder import Decoder, DecoderConfig
     from harken.train.language import LanguageRecipe
     from harken.train.loop import LoopConfig
-    from harken.train.loop import train as run
 
     need("accelerate")
-    if device not in ("auto", "cpu"):
-        raise InputError(f"--device takes auto or cpu, got '{device}'")
+    check_device(device)
     config = DecoderConfig(
         dim=dim,
         layers=layers,
@@ -113,23 +110,15 @@ def train(
     talk = talker()
     count = sum(parameter.numel() for parameter in recipe.model.parameters())
     talk(f"{len(recipe.text):,} bytes of text; {count:,} parameters, {', '.join(config.attention)} attention")
-    with TrainingBar(steps, talk, _metrics) as bar:
-        try:
-            best = run(
-                recipe,
-                loop,
-                out,
-                resume=resume,
-                device=device,  # type: ignore[arg-type]
-                on_step=bar.step,
-                on_validation=bar.validation,
-            )
-        except KeyboardInterrupt:
-            talk(f"stopped; the same command with --resume goes on from the last save in '{out}'")
-            raise
-    if best:
-        talk(f"best: {_metrics(best)} at step {best['step']:.0f}")
-        talk(f"use:  harken write generate --weights {out / 'best'} --prompt 'Once'")
+    run_training(
+        recipe,
+        loop,
+        out,
+        resume=resume,
+        device=device,
+        describe=_metrics,
+        use="harken write generate --weights {} --prompt 'Once'",
+    )
 
 
 def generate(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harken.data.text import TextCrops, read_text, split_text
+from harken.data.text import TextCrops, crop, read_text, split_text
 from harken.errors import InputError, MissingExtraError
 
 HELD_OUT = 256  # sequences that judge
@@ -91,10 +91,24 @@ class LanguageModelling(AttentionTask):
 
     def batch(self, rng: np.random.Generator, size: int, *, held_out: bool = False) -> tuple[Tensor, Tensor]:
         """Crops of the text; every next byte counts."""
-        text = self._parts[held_out]
-        starts = rng.integers(len(text) - self.length, size=size)
-        crops = torch.from_numpy(np.stack([text[s : s + self.length + 1] for s in starts]).astype(np.int64))
+        crops = torch.stack([crop(self._parts[held_out], self.length, rng) for _ in range(size)])
         return crops[:, :-1], crops[:, 1:]
+
+
+class SourceCode(LanguageModelling):
+    """Bytes of the modules of Python's library, about 6 MB; every tenth file judges."""
+
+    name = "code"
+    about = "the next byte of Python's own library (bits per byte)"
+
+    def __init__(self, length: int):
+        AttentionTask.__init__(self, length)
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+        if len(files) < 20:
+            raise InputError("this Python's library has too few sources to train on: choose another task")
+        parts = {True: files[::10], False: [file for number, file in enumerate(files) if number % 10]}
+        self._parts = {held_out: read_text(chosen) for held_out, chosen in parts.items()}
+        TextCrops(self._parts[True], length, items=1)  # says so where the text is too short
 
 
 class DocumentClassification(AttentionTask):
@@ -204,7 +218,7 @@ class SeriesClassification(AttentionTask):
 
 TASKS: dict[str, type[AttentionTask]] = {
     task.name: task
-    for task in (Copy, LanguageModelling, ImageClassification, SeriesClassification, DocumentClassification)
+    for task in (Copy, LanguageModelling, SourceCode, ImageClassification, SeriesClassification, DocumentClassification)
 }
 
 

@@ -76,5 +76,10 @@ class TextCrops(Dataset[tuple[Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor]:
         if not 0 <= index < self.items:
             raise IndexError(index)
-        start = np.random.default_rng((self.seed, index)).integers(len(self.text) - self.length)
-        return (torch.from_numpy(self.text[start : start + self.length + 1].astype(np.int64)),)
+        return (crop(self.text, self.length, np.random.default_rng((self.seed, index))),)
+
+
+def crop(text: NDArray[np.uint8], length: int, rng: np.random.Generator) -> Tensor:
+    """``length + 1`` bytes from anywhere in a text, as integers: what is read, and one further on what comes."""
+    start = rng.integers(len(text) - length)
+    return torch.from_numpy(text[start : start + length + 1].astype(np.int64))

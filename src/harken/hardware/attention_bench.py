@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from harken.attention import Attention, ProjectedAttention, attention_class, create_attention, parse_attention
+from harken.attention._base import squarest_grid
 from harken.errors import InputError
 from harken.figures import new_figure, save_figure
 
@@ -189,9 +190,7 @@ def _grid(layer: Attention, length: int) -> tuple[int, int] | None:
     """The squarest map of so many positions; for a stream of columns, columns of at most eight."""
     if not layer.capabilities.grid:
         return None
-    tallest = 8 if layer.capabilities.block_causal else math.isqrt(length)
-    height = next(side for side in range(tallest, 0, -1) if length % side == 0)
-    return height, length // height
+    return squarest_grid(length, tallest=8 if layer.capabilities.block_causal else None)
 
 
 def _too_much(

@@ -24,6 +24,9 @@ _MODELS = {
     "vit": "harken.models.see.vit:ViT",
 }
 
+# slug -> the command that makes weights, where there is one
+_TRAINED_BY = {"decoder": "harken write train", "mp-senet": "harken train mp-senet"}
+
 _FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
 
 
@@ -73,7 +76,8 @@ def load(slug: str, weights: str | Path | None = None, *, device: str = "cpu") -
     if weights is None:
         folder = weights_folder(slug)
         if folder is None:
-            raise CheckpointError(f"'{slug}' ships no weights: train some with 'harken train {slug}' or pass --weights")
+            train = f"train some with '{_TRAINED_BY[slug]}', or " if slug in _TRAINED_BY else ""
+            raise CheckpointError(f"'{slug}' ships no weights: {train}pass --weights")
         return model_type.from_pretrained(folder).to(device)
     path = Path(weights)
     if path.is_dir():
@@ -134,7 +138,8 @@ def info(slug: str, weights: str | Path | None = None) -> dict[str, Any]:
     if weights is not None:
         facts["weights"] = str(weights)
     elif folder is None:
-        facts["weights"] = f"none ship: 'harken train {slug}' makes some, --weights loads others"
+        makes = f"'{_TRAINED_BY[slug]}' makes some, " if slug in _TRAINED_BY else ""
+        facts["weights"] = f"none ship: {makes}--weights loads others"
     else:
         facts["weights"] = "bundled"
         card = folder / "card.json"

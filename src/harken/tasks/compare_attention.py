@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from harken.attention import attention_class, list_attention, parse_attention
-from harken.data.attention_tasks import HELD_OUT, IGNORED, make_task
+from harken.data.attention_tasks import make_task
 from harken.errors import HarkenError, InputError
 from harken.figures import new_figure, save_figure
 from harken.whole_files import write_text
 
-_WARM_UP = 3  # steps that are not timed
 _DECODED = 32  # tokens whose making is timed
 
 
@@ -111,10 +110,10 @@ def compare_attention(
     """Train every mechanism in the same small model, and say what it learned, how fast, and in how much memory.
 
     Each training runs in a process of its own and leaves a file in ``folder``; a comparison that was stopped goes on
-    where it was, and what is there already is not trained again.
+    where it was: what is there already is not trained again, what failed is.
 
     Args:
-        task: ``"copy"``, ``"lm"``, ``"image"``, ``"series"``, ``"document"``, or a text file.
+        task: ``"copy"``, ``"lm"``, ``"code"``, ``"image"``, ``"series"``, ``"document"``, or a file.
         lengths: of the sequences.
         mechanisms: names, perhaps with options (``"span:span_size=64"``); None for all that can do the task.
         config: model and budget.
@@ -137,10 +136,10 @@ def compare_attention(
         if on_progress:
             on_progress(f"{name}, {length:,} positions, seed {seed}", done, len(jobs))
         path = folder / "cells" / f"{_file_name(name)}-{length}-{seed}.json"
-        if not path.exists():
-            result = _in_a_process(task, name, length, seed, config)
+        result = _read(path) if path.exists() else _in_a_process(task, name, length, seed, config)
+        if not path.exists() and "error" not in result:  # what failed for want of memory may do better next time
             write_text(path, json.dumps(result, indent=1) + "\n")
-        results[(name, length, seed)] = _read(path)
+        results[(name, length, seed)] = result
     if on_progress:
         on_progress("done", len(jobs), len(jobs))
     failed = [
@@ -197,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' is damaged ({error}): delete it, and it is made again") from None
-    if not isinstance(result, dict) or not {"error", "quality"} & result.keys():
+    if not isinstance(result, dict) or "quality" not in result:
         raise InputError(f"'{path}' is not a result of a comparison: delete it, and it is made again")
     return result
 
@@ -231,10 +230,9 @@ def _send(sender: Any, task: str, name: str, length: int, seed: int, config: Com
 
 def train_one(task: str, name: str, length: int, seed: int, config: CompareConfig) -> dict[str, Any]:
     """One cell of the table, in this process: quality, speeds, memory, sizes."""
-    import numpy as np
     import torch
 
-    from harken.observation import observe
+    from harken.tasks.small_training import Budget, fit, judge
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -242,33 +240,17 @@ def train_one(task: str, name: str, length: int, seed: int, config: CompareConfi
     torch.manual_seed(seed)
     model: Any = _model(data, name, config)
     batch = max(1, config.tokens // data.length)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
-    keywords = {} if data.causal else {"grid": data.grid}
-    before, started = _memory(), 0.0
-    model.train()
-    for step in range(config.steps):
-        if step == min(_WARM_UP, config.steps - 1):
-            started, first = time.perf_counter(), step
-        inputs, targets = data.batch(np.random.default_rng((seed, step)), batch)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(step / config.steps)
-        with observe(model, "loss") as seen:
-            logits = model(inputs, **keywords)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
-        (loss + seen.total("loss")).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    seconds = time.perf_counter() - started
+    options = {} if data.causal else {"grid": data.grid}
+    before = _memory()
+    speed = fit(model, data, Budget(config.steps, batch, config.lr), seed, options=options)
     peak = _memory() - before
-    model.eval()
+    quality = judge(model, data, batch, options=options)
     tokens = sum(block.attention.cost(1, data.length).flops for block in model.blocks) / data.length
     with torch.inference_mode():
-        quality = _judge(model, data, keywords, max(1, batch))
         decode = _decode_speed(model, data)
     return {
         "quality": quality,
-        "train_speed": (config.steps - first) * batch * data.length / seconds,
+        "train_speed": speed * data.length,
         "decode_speed": decode,
         "peak_mb": peak,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -286,28 +268,6 @@ def _model(data: Any, name: str, config: CompareConfig) -> Any:
     return SequenceClassifier(
         SequenceClassifierConfig(classes=data.classes, channels=data.channels, vocabulary=data.vocabulary, **sizes)
     )
-
-
-def _schedule(progress: float) -> float:
-    return min(1.0, progress / 0.1 + 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _judge(model: Any, data: Any, keywords: dict[str, Any], batch: int) -> float:
-    """Accuracy, or bits, over held-out sequences, the same for every mechanism."""
-    import numpy as np
-    import torch
-
-    total = count = 0.0
-    for number in range(math.ceil(HELD_OUT / batch)):
-        inputs, targets = data.batch(np.random.default_rng((10_000, number)), batch, held_out=True)
-        logits, targets = model(inputs, **keywords).flatten(0, -2), targets.flatten()
-        counted = targets != IGNORED
-        if data.quality == "accuracy":
-            total += float((logits.argmax(-1) == targets)[counted].sum())
-        else:
-            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")) / math.log(2)
-        count += int(counted.sum())
-    return total / count
 
 
 def _decode_speed(model: Any, data: Any) -> float | None:

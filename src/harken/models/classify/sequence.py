@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from harken.attention import create_attention
+from harken.attention import create_attention, take_turns
 from harken.errors import CheckpointError, InputError
 from harken.layers.positions import sinusoidal_positions
 from harken.layers.transformer import FeedForward, Norm, TransformerBlock, make_norm
@@ -49,10 +49,7 @@ class SequenceClassifierConfig:
             raise InputError("classes, channels, vocabulary, patch, dim, layers (at most 1000), heads must be positive")
         if self.patch > 1 and self.channels is None:
             raise InputError("patches are of series: give channels, or patch=1 for tokens")
-        if not self.attention or len(self.attention) > self.layers:
-            raise InputError(
-                f"expected 1 to {self.layers} mechanisms for {self.layers} layers, got {len(self.attention)}"
-            )
+        take_turns(self.attention, self.layers)  # says so where they are none, or too many
 
     @classmethod
     def small(cls) -> Self:
@@ -88,12 +85,12 @@ class SequenceClassifier(Model):
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 c.dim,
-                create_attention(c.attention[i % len(c.attention)], dim=c.dim, heads=c.heads),
+                create_attention(mechanism, dim=c.dim, heads=c.heads),
                 norm=c.norm,
                 ffn=c.ffn,
                 expansion=c.expansion,
             )
-            for i in range(c.layers)
+            for mechanism in take_turns(c.attention, c.layers)
         )
         self.norm = make_norm(c.norm, c.dim)
         self.head = nn.Linear(c.dim, c.classes)

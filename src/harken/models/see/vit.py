@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from harken.attention import Attention, ProjectedAttention, create_attention, parse_attention
+from harken.attention import Attention, ProjectedAttention, create_attention, parse_attention, take_turns
 from harken.attention.sparsifiner import Pruned, SparsifinerAttention, class_weights, our_name
 from harken.errors import CheckpointError, InputError
 from harken.layers.drop_path import DropPath, drop_rates
@@ -65,10 +65,7 @@ class ViTConfig:
                 f"expected image_size={self.image_size} to be a multiple of patch_size={self.patch_size}, and at most "
                 "1000 layers"
             )
-        if not self.attention or len(self.attention) > self.layers:
-            raise InputError(
-                f"expected 1 to {self.layers} mechanisms for {self.layers} layers, got {len(self.attention)}"
-            )
+        take_turns(self.attention, self.layers)  # says so where they are none, or too many
         if self.pool not in ("class", "mean") or self.pruned not in ("removed", "zeroed"):
             raise InputError(
                 f"expected pool class or mean and pruned removed or zeroed, got {self.pool}, {self.pruned}"
@@ -143,9 +140,9 @@ class ViT(Model):
         self.embedding = nn.Conv2d(c.channels, c.dim, c.patch_size, stride=c.patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, c.dim)) if self.first else None
         self.positions = nn.Parameter(torch.zeros(1, self.tokens, c.dim))
+        mechanisms, rates = take_turns(c.attention, c.layers), drop_rates(c.drop_path, c.layers)
         self.blocks = nn.ModuleList(
-            Block(c, self._attention(c.attention[i % len(c.attention)]), rate)
-            for i, rate in enumerate(drop_rates(c.drop_path, c.layers))
+            Block(c, self._attention(mechanism), rate) for mechanism, rate in zip(mechanisms, rates, strict=True)
         )
         self.norm = nn.LayerNorm(c.dim, eps=1e-6)
         self.head = nn.Linear(c.dim, c.classes)

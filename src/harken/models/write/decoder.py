@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from harken.attention import create_attention
+from harken.attention import create_attention, take_turns
 from harken.errors import CheckpointError, InputError
 from harken.layers.positions import sinusoidal_positions
 from harken.layers.transformer import FeedForward, Norm, TransformerBlock, make_norm
@@ -51,10 +51,7 @@ class DecoderConfig:
             raise InputError("vocabulary, dim, layers (at most 1000), heads and longest must be positive")
         if self.positions not in ("sinusoidal", "learned", "none"):
             raise InputError(f"positions must be sinusoidal, learned or none, got {self.positions!r}")
-        if not self.attention or len(self.attention) > self.layers:
-            raise InputError(
-                f"expected 1 to {self.layers} mechanisms for {self.layers} layers, got {len(self.attention)}"
-            )
+        take_turns(self.attention, self.layers)  # says so where they are none, or too many
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout is a probability below 1, got {self.dropout}")
 
@@ -98,12 +95,12 @@ class Decoder(Model):
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 c.dim,
-                create_attention(c.attention[i % len(c.attention)], dim=c.dim, heads=c.heads, causal=True),
+                create_attention(mechanism, dim=c.dim, heads=c.heads, causal=True),
                 norm=c.norm,
                 ffn=c.ffn,
                 expansion=c.expansion,
             )
-            for i in range(c.layers)
+            for mechanism in take_turns(c.attention, c.layers)
         )
         self.norm = make_norm(c.norm, c.dim)
         self.head = None if c.tied else nn.Linear(c.dim, c.vocabulary, bias=False)
