@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harken.attention import Attention, create_attention, select_state
 from harken.attention._growing import grown
-from harken.attention.cache import CachePolicy, HeavyHitters, sink_window
+from harken.attention.cache import CachePolicy, FullCache, HeavyHitters, parse_cache, sink_window, use_cache
 from harken.errors import InputError
 
 FAMILY = ("softmax", "span", "shifted", "sink-shifted", "moh")
@@ -160,3 +160,32 @@ def test_mistakes_are_named() -> None:
     layer = build("softmax", None)
     with pytest.raises(InputError, match=r"boolean mask of shape \(1, 2\)"):
         layer.step(torch.ones(1, 2, 16), layer.init_state(1), mask=torch.ones(1, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [("full", FullCache()), ("window-8-2", sink_window(8, sinks=2)), ("heavy-3-4", HeavyHitters(3, 4))],
+)
+def test_a_policy_has_a_name(name: str, policy: CachePolicy) -> None:
+    assert parse_cache(name) == policy
+    assert create_attention("softmax", dim=8, heads=2, causal=True, cache=name).cache == policy
+
+
+@pytest.mark.parametrize(
+    "name", ["heavy", "heavy-1", "heavy-1-0", "window-1-1", "window-4", "lru-3-3", "heavy--1-3", ""]
+)
+def test_no_other_name_is_one(name: str) -> None:
+    with pytest.raises(InputError):
+        parse_cache(name)
+
+
+def test_a_model_gets_another_cache(seed: torch.Generator) -> None:
+    model = torch.nn.ModuleList([build("softmax", None), torch.nn.Linear(2, 2), build("moh", None)])
+    use_cache(model, "heavy-2-3")
+    _, state = stream(model[0], torch.randn(1, 40, 16, generator=seed), (1,) * 40)
+    assert state.keys.shape[2] < 5 + 16
+
+
+def test_a_model_without_keys_and_values_takes_no_cache() -> None:
+    with pytest.raises(InputError, match="softmax"):
+        use_cache(create_attention("linear", dim=8, heads=2, causal=True), "heavy-2-3")

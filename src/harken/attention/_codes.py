@@ -60,9 +60,9 @@ def nearest_codes(
 ) -> Int[Tensor, "batch heads time"]:
     """Each key's nearest codeword, found in float32: half precision loses the sign of small gaps."""
     book = precise(codebook).detach()
-    half_norms, keys = 0.5 * book.square().sum(-1)[:, None], precise(k).detach()
-    parts = [(half_norms - part @ book.mT).argmin(-1) for part in keys.split(4096, 2)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    half_norms, keys = 0.5 * book.square().sum(-1)[:, None], precise(k).detach().transpose(0, 1).flatten(1, 2)
+    parts = [torch.baddbmm(half_norms, part, book.mT, alpha=-1).argmin(-1) for part in keys.split(4096, 1)]
+    return torch.cat(parts, 1).unflatten(1, (k.shape[0], k.shape[2])).transpose(0, 1)
 
 
 def codewords(
@@ -101,10 +101,20 @@ def update_codebook(
 def _by_code(x: Tensor, codes: Tensor, size: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sums of ``x`` by code ``(batch, heads, size, dim)``, and counts; codes of ``size`` mean none."""
     real = codes < size if mask is None else (codes < size) & mask[:, None]
-    real, codes = real.to(x.dtype), codes.clamp_max(size - 1)
-    sums = x.new_zeros(*x.shape[:2], size, x.shape[-1])
-    sums = sums.scatter_add(2, codes.unsqueeze(-1).expand(x.shape), x * real.unsqueeze(-1))
-    return sums, x.new_zeros(*x.shape[:2], size).scatter_add(2, codes, real)
+    return _with_values((x.new_zeros(*x.shape[:2], size, x.shape[-1]), x.new_zeros(*x.shape[:2], size)), x, codes, real)
+
+
+def _with_values(far: tuple[Tensor, Tensor], x: Tensor, codes: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and counts by code with further values; new tensors where a gradient may need the old ones."""
+    sums, counts = far
+    groups = torch.arange(x.shape[0] * x.shape[1], device=x.device).view(*x.shape[:2], 1) * counts.shape[-1]
+    rows, real = (codes.clamp_max(counts.shape[-1] - 1) + groups).flatten(), real.to(x.dtype)
+    values = (x * real.unsqueeze(-1)).reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled():
+        more = sums.flatten(0, 2).index_add(0, rows, values), counts.flatten().index_add(0, rows, real.flatten())
+    else:
+        more = sums.flatten(0, 2).index_add_(0, rows, values), counts.flatten().index_add_(0, rows, real.flatten())
+    return more[0].view(sums.shape), more[1].view(counts.shape)
 
 
 def reach(start: int, time: int, window: int, causal: bool) -> tuple[slice, bool]:
@@ -129,9 +139,10 @@ def linear_time(
     if mask is not None:
         codes = codes.masked_fill(~mask[:, None], codebook.shape[1])
     if causal:
-        return stream(q, k, v, codes, codebook, local_bias, None)[0]
+        return stream(q, k, v, codes, codebook, local_bias, None, padded=mask is not None)[0]
     dtype, time, window, size = v.dtype, v.shape[2], local_bias.shape[0], codebook.shape[1]
-    q, k, v, book, bias = _prepared(q, k, v, codebook, local_bias)
+    q, k, v, book = _prepared(q, k, v, codebook)
+    bias = _bias_table(local_bias, causal=False)
     total, mixed = _by_code(v, codes, size), []
     last, now = None, _by_code(v[:, :, :window], codes[:, :, :window], size)
     for start in range(0, time, window):
@@ -143,9 +154,8 @@ def linear_time(
             close = (now, coming) if last is None else (last, now, coming)
             far = total[0] - sum(sums for sums, _ in close), total[1] - sum(counts for _, counts in close)
         block = q[:, :, start : start + window]
-        mixed.append(
-            _block(block, k[:, :, near], v[:, :, near], codes[:, :, near], start - near.start, far, book, bias)
-        )
+        hidden = None if mask is None else codes[:, :, near] == size
+        mixed.append(_block(block, k[:, :, near], v[:, :, near], bias, start - near.start, hidden, far, book))
         last, now = now, coming
     return torch.cat(mixed, 2).to(dtype)
 
@@ -158,66 +168,79 @@ def stream(
     codebook: Tensor,
     local_bias: Tensor,
     state: CodeState | None,
+    *,
+    padded: bool = False,
 ) -> tuple[Tensor, CodeState | None]:
-    """The causal form of :func:`linear_time` after ``state``, and the state after it when there was one."""
+    """The causal form of :func:`linear_time` after ``state``, and the state after it when there was one.
+
+    ``padded`` says that some codes may be the size of the codebook: no key, as in a state that has had few.
+    """
     dtype, window, size = v.dtype, local_bias.shape[0], codebook.shape[1]
-    q, k, v, book, bias = _prepared(q, k, v, codebook, local_bias)
-    past, far = 0, None
+    q, k, v, book = _prepared(q, k, v, codebook)
+    bias = _bias_table(local_bias, causal=True)
+    past, far, padded = 0, None, padded or state is not None
     if state is not None:
         k, v, codes = (torch.cat(pair, 2) for pair in ((state.keys, k), (state.values, v), (state.codes, codes)))
-        past, far = window, (state.sums, state.counts)
+        past, far = window, (state.sums.clone(), state.counts.clone())  # the state given stays as it was
     time, mixed = k.shape[2], []
     for start in range(past, time, window):
         near, _ = reach(start, time, window, causal=True)
         block = q[:, :, start - past : near.stop - past]
-        offset = start - near.start
-        mixed.append(
-            _block(block, k[:, :, near], v[:, :, near], codes[:, :, near], offset, far, book, bias, causal=True)
-        )
+        hidden = codes[:, :, near] == size if padded else None
+        mixed.append(_block(block, k[:, :, near], v[:, :, near], bias, start - near.start, hidden, far, book))
         leaves = slice(near.start, near.stop - window)  # what the next window does not reach is met by code from now on
         if leaves.stop > leaves.start and (near.stop < time or state is not None):
-            sums, counts = _by_code(v[:, :, leaves], codes[:, :, leaves], size)
-            far = (sums, counts) if far is None else (far[0] + sums, far[1] + counts)
+            going, its_codes = v[:, :, leaves], codes[:, :, leaves]
+            far = (
+                _by_code(going, its_codes, size)
+                if far is None
+                else _with_values(far, going, its_codes, its_codes < size)
+            )
     if state is not None and far is not None:
         keys, values, codes = (part[:, :, -window:].clone() for part in (k, v, codes))
         state = CodeState(keys, values, codes, *far)
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 2)).to(dtype), state
 
 
-def _prepared(q: Tensor, k: Tensor, v: Tensor, codebook: Tensor, local_bias: Tensor) -> tuple[Tensor, ...]:
-    """In float32, queries scaled, no gradient to the codebook, a last bias of zero for what is out of the window."""
-    return (
-        precise(q) * q.shape[-1] ** -0.5,
-        precise(k),
-        precise(v),
-        precise(codebook).detach(),
-        F.pad(precise(local_bias), (0, 1)),
-    )
+def _prepared(q: Tensor, k: Tensor, v: Tensor, codebook: Tensor) -> tuple[Tensor, ...]:
+    """In float32, queries scaled, no gradient to the codebook."""
+    return precise(q) * q.shape[-1] ** -0.5, precise(k), precise(v), precise(codebook).detach()
+
+
+def _bias_table(local_bias: Tensor, *, causal: bool) -> Tensor:
+    """The bias of a block of queries and the keys from one window before it on: ``[i, j]`` is lag ``window + i - j``'s.
+
+    Zero out of the window, and lowest for what lies ahead where that is hidden.
+    """
+    window = local_bias.shape[0]
+    width = (2 if causal else 3) * window
+    positions = torch.arange(width, device=local_bias.device)
+    lag = window + positions[:window, None] - positions
+    bias = F.pad(precise(local_bias), (0, 1))[lag.abs().clamp_max(window)]
+    return bias.masked_fill(lag < 0, _LOWEST) if causal else bias
 
 
 def _block(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    codes: Tensor,
+    bias: Tensor,
     offset: int,
+    hidden: Tensor | None,
     far: tuple[Tensor, Tensor] | None,
     book: Tensor,
-    bias: Tensor,
-    causal: bool = False,
 ) -> Tensor:
     """One softmax over the near keys, the first of which is ``offset`` before the first query, and the far codes."""
-    lag = offset + torch.arange(q.shape[2], device=q.device)[:, None] - torch.arange(k.shape[2], device=q.device)
-    hidden = (codes == book.shape[1]).unsqueeze(2)
-    if causal:
-        hidden = hidden | (lag < 0)
-    scores = q @ k.mT + bias[lag.abs().clamp_max(bias.shape[0] - 1)]
-    scores = scores.masked_fill(hidden, _LOWEST)
+    first = bias.shape[0] - offset
+    scores = q @ k.mT + bias[: q.shape[2], first : first + k.shape[2]]
+    if hidden is not None:
+        scores = scores.masked_fill(hidden.unsqueeze(2), _LOWEST)
     if far is None:
         return scores.softmax(-1) @ v
     sums, counts = far
     present = counts.clamp_min(1.0)
-    by_code = (q @ book.mT + present.log().unsqueeze(2)).masked_fill((counts < 0.5).unsqueeze(2), _LOWEST)
+    shift = present.log().masked_fill(counts < 0.5, _LOWEST)
+    by_code = q @ book.mT + shift.unsqueeze(2)
     near, distant = torch.cat((scores, by_code), -1).softmax(-1).split((k.shape[2], book.shape[1]), -1)
     return near @ v + (distant / present.unsqueeze(2)) @ sums
 

@@ -7,13 +7,14 @@ computes. Sinks with a window are arXiv 2309.17453's, heavy hitters those of H2O
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from harken.attention._base import KeyValueCache
 from harken.attention._growing import grown, joined_masks, latest
@@ -250,6 +251,44 @@ class HeavyHitters(CachePolicy):
             state.positions.gather(2, chosen),
             state.time,
         )
+
+
+def parse_cache(text: str) -> CachePolicy:
+    """A policy from its name and sizes: ``full``, ``window-WINDOW-SINKS``, ``heavy-HEAVY-RECENT``.
+
+    Raises:
+        InputError: no such policy, or sizes that it refuses.
+
+    >>> parse_cache("heavy-32-16")
+    HeavyHitters(heavy=32, recent=16, slack=16, probation=False)
+    """
+    name, *sizes = text.split("-")
+    known: dict[str, tuple[int, Callable[..., CachePolicy]]] = {
+        "full": (0, FullCache),
+        "window": (2, sink_window),
+        "heavy": (2, HeavyHitters),
+    }
+    if name not in known or len(sizes) != known[name][0] or not all(size.isdecimal() for size in sizes):
+        raise InputError(f"no cache '{text}': full, window-WINDOW-SINKS or heavy-HEAVY-RECENT, such as heavy-32-32")
+    return known[name][1](*map(int, sizes))
+
+
+def use_cache(model: nn.Module, policy: CachePolicy | str) -> None:
+    """Let every causal layer of the softmax family in a model keep what a policy keeps; its weights stay.
+
+    Args:
+        model: streams that have begun go on with their old states no longer: begin new ones.
+        policy: or its name, as :func:`parse_cache` reads it.
+
+    Raises:
+        InputError: no such policy, or no layer that could use it.
+    """
+    policy = parse_cache(policy) if isinstance(policy, str) else policy
+    layers = [m for m in model.modules() if isinstance(getattr(m, "cache", None), CachePolicy) and m.causal]
+    if not layers:
+        raise InputError("no layer of this model keeps keys and values: a cache is for causal softmax attention")
+    for layer in layers:
+        layer.use_cache(policy)  # type: ignore[operator]
 
 
 def _kept(x: Tensor, sinks: int, length: int) -> Tensor:

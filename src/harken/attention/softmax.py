@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from harken.attention._base import Capabilities, Cost, KeyValueCache, ProjectedAttention, State
-from harken.attention.cache import CachePolicy, FullCache
+from harken.attention.cache import CachePolicy, FullCache, parse_cache
 from harken.errors import InputError
 from harken.layers.rotary import rotate
 
@@ -28,7 +28,8 @@ class SoftmaxFamily(ProjectedAttention):
         kv_heads: heads of keys and values, each shared by ``heads // kv_heads`` heads of queries.
         rotary_base: turn queries and keys by their positions (:func:`harken.layers.rotary.rotate`), 10000 as a rule.
         rotary_scale: positions are divided by it, to reach beyond the context that was trained on.
-        cache: what a stream keeps, a policy of :mod:`harken.attention.cache`; what the span needs when None.
+        cache: what a stream keeps, a policy of :mod:`harken.attention.cache` or its name (``"heavy-32-32"``); what the
+            span needs when None.
 
     Raises:
         InputError: heads that do not fit, rotary positions for an odd ``head_dim``, a cache for what cannot stream.
@@ -45,7 +46,7 @@ class SoftmaxFamily(ProjectedAttention):
         kv_heads: int | None = None,
         rotary_base: float | None = None,
         rotary_scale: float = 1.0,
-        cache: CachePolicy | None = None,
+        cache: CachePolicy | str | None = None,
     ):
         if head_dim is not None and (head_dim < 1 or heads < 1):
             raise InputError(f"heads={heads} and head_dim={head_dim} must be at least 1")
@@ -67,9 +68,10 @@ class SoftmaxFamily(ProjectedAttention):
             if bias:
                 nn.init.zeros_(self.in_proj.bias)
                 nn.init.zeros_(self.out_proj.bias)
-        self._use_cache(cache or FullCache())
+        self.use_cache(parse_cache(cache) if isinstance(cache, str) else cache or FullCache())
 
-    def _use_cache(self, policy: CachePolicy) -> None:
+    def use_cache(self, policy: CachePolicy) -> None:
+        """Keep from now on what a policy keeps; a stream that has begun cannot go on with its old state."""
         self.cache = policy
         self.__dict__["state_type"] = policy.state_type
 

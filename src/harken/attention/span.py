@@ -72,7 +72,7 @@ class SpanAttention(SoftmaxFamily):
                 raise InputError(
                     f"a span of kind '{span}' bounds its cache itself: leave cache out, or use span='full'"
                 )
-            self._use_cache(SpanCache(self.span, _SLACK if sinks else 1))
+            self.use_cache(SpanCache(self.span, _SLACK if sinks else 1))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return local_attention(q, k, v, self.span, causal=self.causal, mask=mask)

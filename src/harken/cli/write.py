@@ -130,21 +130,29 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Draw among the fewest bytes that hold this share of the probability.")
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="What softmax layers keep: full, window-256-4 (last and first bytes), heavy-128-128 (H2O)."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
 ) -> None:
     """Let a trained model go on from a prompt, byte after byte, to stdout.
 
-    The attention's state is kept from byte to byte: constant in size for the linear family, growing for softmax.
+    The attention's state is kept from byte to byte: constant in size for the linear family, growing for softmax unless
+    --cache bounds it.
 
     Example: harken write generate --weights runs/write/best --prompt "ROMEO:" --top-p 0.9
     """
     import torch
 
+    from harken.attention.cache import use_cache
     from harken.errors import InputError
     from harken.models import load
     from harken.models.write.generation import generate as tokens
 
     model = load("decoder", weights)
+    if cache is not None:
+        use_cache(model, cache)
     start = (sys.stdin.buffer.read() if prompt == "-" else prompt.encode()) or b"\n"
     if model.config.positions == "learned" and len(start) + length > model.config.longest:
         most = model.config.longest
