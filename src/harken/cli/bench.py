@@ -70,6 +70,7 @@ def bench_attention(
     import torch
     from rich.console import Console
 
+    from harken.allocation import keep_freed_memory
     from harken.attention import list_attention
     from harken.data.audio import check_target
     from harken.errors import InputError
@@ -90,6 +91,7 @@ def bench_attention(
         names = list_attention(**order)
     elif not names:
         raise InputError("name at least one mechanism, or 'all'")
+    keep_freed_memory()
     errors = Console(stderr=True)
     with errors.status("…") as status:
         report = bench.bench_attention(

@@ -102,6 +102,7 @@ def claim(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from harken.allocation import keep_freed_memory
     from harken.errors import InputError
     from harken.papers import get_paper, list_papers
     from harken.papers.claims import run_claims
@@ -110,6 +111,7 @@ def claim(
         raise InputError("name the papers whose claims to run, or give --all (and not both)")
     chosen = [paper for paper in list_papers() if paper.claims] if every else [get_paper(slug) for slug in slugs or []]
 
+    keep_freed_memory()
     columns = (TextColumn("{task.fields[name]}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
     for paper in chosen:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:

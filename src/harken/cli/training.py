@@ -17,8 +17,10 @@ def run_training(
     recipe: Recipe, loop: LoopConfig, out: Path, *, resume: bool, device: str, describe: Describe, use: str
 ) -> None:
     """Train with a bar and a word at the end; ``use`` is the command that takes the weights, ``{}`` in their place."""
+    from harken.allocation import keep_freed_memory
     from harken.train.loop import train
 
+    keep_freed_memory()
     talk = talker()
     with TrainingBar(loop.steps, talk, describe) as bar:
         try:

@@ -6,13 +6,13 @@ import json
 import math
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from harken.allocation import keep_freed_memory
 from harken.attention import attention_class, list_attention, parse_attention
 from harken.data.attention_tasks import make_task
 from harken.errors import HarkenError, InputError
@@ -219,6 +219,7 @@ def _in_a_process(task: str, name: str, length: int, seed: int, config: CompareC
 
 
 def _send(sender: Any, task: str, name: str, length: int, seed: int, config: CompareConfig) -> None:
+    keep_freed_memory()  # this process is the training's alone
     try:
         result = train_one(task, name, length, seed, config)
     except (HarkenError, TypeError) as error:
@@ -274,15 +275,17 @@ def _decode_speed(model: Any, data: Any) -> float | None:
     """Tokens a second behind a sequence of the task's length; None where there is no stream."""
     import numpy as np
 
+    from harken.tasks.small_training import processor_clock
+
     if not data.causal or not all(block.attention.capabilities.step for block in model.blocks):
         return None
     tokens, _ = data.batch(np.random.default_rng(0), 1, held_out=True)
     _, state = model.step(tokens, model.init_state(1))
-    times = []
+    times, clock = [], processor_clock()
     for _ in range(_DECODED):
-        start = time.perf_counter()
+        start = clock()
         _, state = model.step(tokens[:, :1], state)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return 1 / statistics.median(times)
 
 
