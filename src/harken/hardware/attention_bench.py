@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from harken.attention import Attention, ProjectedAttention, attention_class, cre
 from harken.attention._base import squarest_grid
 from harken.errors import InputError
 from harken.figures import new_figure, save_figure
+from harken.hardware.clock import processor_clock
 
 Mode = Literal["forward", "train", "decode"]
 MODES: tuple[Mode, ...] = ("forward", "train", "decode")
@@ -149,21 +149,23 @@ def bench_attention(
 def interleaved(calls: dict[Any, Callable[[], object]], rounds: int, longest: float = math.inf) -> dict[Any, float]:
     """Median seconds of each call, one round after another, so that a busy moment hits all alike; the first warms up.
 
-    A call that takes longer than ``longest`` when it warms up is not repeated: that one time counts.
+    A call that takes longer than ``longest`` when it warms up is not repeated: that one time counts. With one thread
+    the seconds are the processor's, else the wall's.
     """
+    clock = processor_clock()
     seconds: dict[Any, list[float]] = {}
     for name, call in calls.items():
-        start = time.perf_counter()
+        start = clock()
         call()
-        seconds[name] = [time.perf_counter() - start]
+        seconds[name] = [clock() - start]
     again = {name: call for name, call in calls.items() if seconds[name][0] <= longest}
     for name in again:
         seconds[name].clear()
     for _ in range(rounds):
         for name, call in again.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

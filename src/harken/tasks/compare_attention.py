@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harken.allocation import keep_freed_memory
 from harken.attention import attention_class, list_attention, parse_attention
@@ -18,6 +18,9 @@ from harken.data.attention_tasks import make_task
 from harken.errors import HarkenError, InputError
 from harken.figures import new_figure, save_figure
 from harken.whole_files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _DECODED = 32  # tokens whose making is timed
 
@@ -275,7 +278,7 @@ def _decode_speed(model: Any, data: Any) -> float | None:
     """Tokens a second behind a sequence of the task's length; None where there is no stream."""
     import numpy as np
 
-    from harken.tasks.small_training import processor_clock
+    from harken.hardware.clock import processor_clock
 
     if not data.causal or not all(block.attention.capabilities.step for block in model.blocks):
         return None
@@ -327,19 +330,24 @@ def draw_comparison(report: CompareReport, path: str | os.PathLike[str]) -> None
     lengths = sorted({row.length for row in report.rows})
     figure = new_figure(5.5 * max(1, len(lengths)), 4.5)
     for axes, length in zip(figure.subplots(1, max(1, len(lengths)), squeeze=False)[0], lengths, strict=False):
-        best = report.pareto(length)
-        axes.plot([r.train_speed for r in best], [r.quality for r in best], color="0.7", zorder=0)
-        for row in (r for r in report.rows if r.length == length):
-            colour = "#30506a" if row in best else "#b0b0b0"
-            axes.errorbar(row.train_speed, row.quality, yerr=row.spread, marker="o", color=colour, capsize=2)
-            axes.annotate(
-                row.mechanism, (row.train_speed, row.quality), xytext=(4, 4), textcoords="offset points", fontsize=8
-            )
-        axes.set_xscale("log")
-        axes.set_xlabel("training tokens a second")
-        axes.set_ylabel(report.quality.replace("_", " "))
-        axes.set_title(f"{report.task}, {length:,} positions")
-        axes.grid(alpha=0.3)
-        if not report.higher_is_better:
-            axes.invert_yaxis()
+        draw_panel(axes, report, length)
     save_figure(figure, path)
+
+
+def draw_panel(axes: Axes, report: CompareReport, length: int) -> None:
+    """Quality over training speed at one length."""
+    best = report.pareto(length)
+    axes.plot([r.train_speed for r in best], [r.quality for r in best], color="0.7", zorder=0)
+    for row in (r for r in report.rows if r.length == length):
+        colour = "#30506a" if row in best else "#b0b0b0"
+        axes.errorbar(row.train_speed, row.quality, yerr=row.spread, marker="o", color=colour, capsize=2)
+        axes.annotate(
+            row.mechanism, (row.train_speed, row.quality), xytext=(4, 4), textcoords="offset points", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("training tokens a second")
+    axes.set_ylabel(report.quality.replace("_", " "))
+    axes.set_title(f"{report.task}, {length:,} positions")
+    axes.grid(alpha=0.3)
+    if not report.higher_is_better:
+        axes.invert_yaxis()

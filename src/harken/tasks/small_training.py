@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from harken.data.attention_tasks import HELD_OUT, IGNORED, AttentionTask
 from harken.errors import InputError
+from harken.hardware.clock import processor_clock
 from harken.observation import observe
 
 WARM_UP = 3  # steps that are not timed
@@ -52,7 +52,7 @@ def fit(
 ) -> float:
     """Train on batches that follow from the seed alone, so that candidates see the same data; sequences a second.
 
-    With one thread, the seconds are the processor's (:func:`processor_clock`).
+    With one thread, the seconds are the processor's (:func:`harken.hardware.clock.processor_clock`).
 
     Args:
         model: called as ``model(inputs, **options)``; what requires a gradient is trained.
@@ -80,11 +80,6 @@ def fit(
         if on_step:
             on_step(step, float(value.detach()))
     return (budget.steps - first) * budget.batch / (clock() - started)
-
-
-def processor_clock() -> Callable[[], float]:
-    """With one thread the process's own time, which other work on the machine leaves alone; else the wall's."""
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 @torch.inference_mode()

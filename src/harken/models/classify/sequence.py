@@ -82,6 +82,9 @@ class SequenceClassifier(Model):
             nn.init.normal_(self.embedding.weight, std=c.dim**-0.5)
         else:
             self.embedding = nn.Linear(c.patch * c.channels, c.dim)
+            # no louder than the positions, or order is learned late
+            nn.init.normal_(self.embedding.weight, std=(c.dim * c.patch * c.channels) ** -0.5)
+            nn.init.zeros_(self.embedding.bias)
         self.blocks = nn.ModuleList(
             TransformerBlock(
                 c.dim,
