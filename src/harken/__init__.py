@@ -27,8 +27,20 @@ _LAZY = {
     "task": "harken.tasks",
 }
 _ROOMS = {
-    *("attention", "data", "errors", "hardware", "layers", "lens", "models", "observation", "papers", "scale", "score"),
-    *("signal", "tasks", "train"),
+    *(
+        "attention",
+        "bridge",
+        "data",
+        "errors",
+        "hardware",
+        "layers",
+        "lens",
+        "models",
+        "observation",
+        "papers",
+        "scale",
+    ),
+    *("score", "signal", "tasks", "train"),
 }
 
 __all__ = ["Audio", "__version__", "create_attention", "list_attention", "list_models", "load", "observe", "task"]

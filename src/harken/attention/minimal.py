@@ -169,7 +169,7 @@ class MinimalAttention(ProjectedAttention):
     ) -> KeyValueCache:
         if not self.causal:
             raise self._lacks_step()
-        like = next(self.parameters())
+        like = self._weight
         shape = (batch_size, self.heads, 0, self.head_dim)
         empty = torch.zeros(shape, device=device or like.device, dtype=dtype or like.dtype)
         return KeyValueCache(empty, empty)
@@ -209,7 +209,15 @@ class MinimalAttention(ProjectedAttention):
 
     @property
     def _item_size(self) -> int:
-        return next(self.parameters()).element_size()
+        return self._weight.element_size()
+
+    @property
+    def _weight(self) -> Tensor:
+        """The one there always is, whatever was left out."""
+        if self.projection is not None:
+            return self.projection.weight
+        assert self.triangle is not None
+        return self.triangle
 
 
 def _reference(
