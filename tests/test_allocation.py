@@ -21,4 +21,4 @@ print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_large_tensors_take_the_place_of_earlier_ones():
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     told, faults = run.stdout.split()
-    assert told == "False" or int(faults) < 400_000  # all afresh it would be 786,000 pages; it takes some rounds to settle
+    assert told == "False" or int(faults) < 400_000  # all afresh: 786,000; it takes rounds to settle

@@ -62,21 +62,23 @@ def _norm_act(layer: nn.Module, x: Tensor, norm: nn.Module, act: nn.PReLU) -> Te
 
 
 class DenseBlock(nn.Module):
-    """Convolutions that each read all earlier ones (four in the paper); dilated over the past, so causal in time."""
+    """Convolutions that each read all earlier ones, dilated in time: over the past, with ``look_ahead`` both ways."""
 
-    def __init__(self, channels: int, norm: str, depth: int):
+    def __init__(self, channels: int, norm: str, depth: int, *, look_ahead: bool = False):
         super().__init__()
+        self.look_ahead = look_ahead
+        kernel = (3 if look_ahead else 2, 3)
         self.layers = nn.ModuleList(
-            NormalisedConv(nn.Conv2d(channels * (i + 1), channels, (2, 3), dilation=(2**i, 1)), norm)
+            NormalisedConv(nn.Conv2d(channels * (i + 1), channels, kernel, dilation=(2**i, 1)), norm)
             for i in range(depth)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if _can_overwrite(self, x, self._parts()[0][1]):
+        if not self.look_ahead and _can_overwrite(self, x, self._parts()[0][1]):
             return self._compute(x)
         earlier = x
         for i, layer in enumerate(self.layers):
-            x = layer(F.pad(earlier, (1, 1, 2**i, 0)))
+            x = layer(F.pad(earlier, (1, 1, 2**i, 2**i if self.look_ahead else 0)))
             if i + 1 < len(self.layers):
                 earlier = torch.cat((x, earlier), 1)
         return x

@@ -2,7 +2,90 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from harken.papers._record import Paper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def replay(case_dir: Path) -> dict[str, Tensor]:
+    """Spectra, generator, one discriminator of each kind, losses and metrics on a case's inputs."""
+    import torch
+    import torch.nn.functional as F
+
+    from harken.models.enhance.ap_bwe import APBWE, APBWEConfig
+    from harken.papers.parity import load_case
+    from harken.score.distortion import log_spectral_distance, snr
+    from harken.signal.phase import phase_distance
+    from harken.signal.spectrum import compressed_complex
+    from harken.train.waveform_discriminators import (
+        SpectrumDiscriminator,
+        feature_loss,
+        hinge_discriminator_loss,
+        hinge_generator_loss,
+    )
+
+    case = load_case(case_dir)
+    sizes = case.config["generator"]
+    config = APBWEConfig(
+        channels=sizes["ConvNeXt_channels"],
+        layers=sizes["ConvNeXt_layers"],
+        n_fft=sizes["n_fft"],
+        hop_length=sizes["hop_size"],
+        win_length=sizes["win_size"],
+    )
+    model: Any = APBWE.from_authors(_part(case.weights, "generator."), config).eval()
+    resolution = case.config["sub_discriminators"]["resolution"]
+    amplitude = SpectrumDiscriminator.from_authors(_part(case.weights, "mrad0."), resolution, "amplitude")
+    phase = SpectrumDiscriminator.from_authors(_part(case.weights, "mrpd0."), resolution, "phase")
+    wide, narrow = case.io["wide"], case.io["narrow"]
+    with torch.inference_mode():
+        of_wide, of_narrow = model.analyse(wide), model.analyse(narrow)
+        made = model(*of_narrow)
+        audio = model.synthesise(*made, case.io["audio_g"].shape[-1])
+        # near silence the last bit of a waveform is thousandths of a logarithm: the waveform that was saved is analysed
+        again = model.analyse(case.io["audio_g"])
+        complexes = [compressed_complex(a.exp(), p) for a, p in (of_wide, made, again)]
+        real, fake = amplitude(wide), amplitude(audio)
+        distance = phase_distance(of_wide[1], made[1])
+        length = min(wide.shape[-1], audio.shape[-1])
+        pairs = list(zip(wide[:, :length].numpy(), audio[:, :length].numpy(), strict=True))
+        ramp = torch.linspace(-1, 1, config.channels * 20).view(1, config.channels, 20)
+        return {
+            "log_amp_wide": of_wide[0],
+            "pha_wide": of_wide[1],
+            "log_amp_narrow": of_narrow[0],
+            "pha_narrow": of_narrow[1],
+            "log_amp_g": made[0],
+            "pha_g": made[1],
+            "com_g": complexes[1],
+            "audio_g": audio,
+            "log_amp_g_hat": again[0],
+            "com_g_hat": complexes[2],
+            "convnext_mag0_on_ramp": model.amplitude.blocks[0](ramp.mT).mT,
+            "disc_amp_real": real.scores,
+            "disc_amp_fake": fake.scores,
+            "disc_pha_real": phase(wide).scores,
+            "disc_hinge_loss_amp": hinge_discriminator_loss(real, fake),
+            "gen_hinge_loss_amp": hinge_generator_loss(fake),
+            "feature_loss_amp": feature_loss(real, fake),
+            "loss_mag": F.mse_loss(made[0], of_wide[0]),
+            "loss_ip": distance.instantaneous_phase,
+            "loss_gd": distance.group_delay,
+            "loss_iaf": distance.instantaneous_frequency,
+            "loss_com": F.mse_loss(complexes[1], complexes[0]),
+            "loss_con": F.mse_loss(complexes[1], complexes[2]),
+            "lsd": torch.tensor([log_spectral_distance(*pair) for pair in pairs]).mean(),
+            "snr": torch.tensor([snr(*pair) for pair in pairs]).mean(),
+        }
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
 
 PAPER = Paper(
     slug="ap-bwe",
@@ -11,7 +94,12 @@ PAPER = Paper(
     repository="yxlu-0102/AP-BWE",
     licence="MIT",
     kind=("model",),
-    rooms=("models/enhance/ap_bwe.py",),
+    rooms=("models/enhance/ap_bwe.py", "layers/convnext.py", "train/waveform_discriminators.py"),
     reached_by=("harken extend",),
+    model="harken.models.enhance.ap_bwe:APBWE",
+    status="partial",
+    missing="no command, no weights and no claims yet",
+    replay=replay,
+    angles=("pha_wide", "pha_narrow", "pha_g"),
     related=("2406.02250",),
 )

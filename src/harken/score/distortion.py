@@ -74,6 +74,25 @@ def _si_sdr_tensor(reference: Tensor, estimate: Tensor, zero_mean: bool) -> Tens
     return 10 * torch.log10((target.square().sum(-1) + guard) / ((estimate - target).square().sum(-1) + guard))
 
 
+def snr(reference: Waveform, estimate: Waveform) -> float:
+    """Signal-to-noise ratio in dB, ``10 log10(|s|^2 / |s - e|^2)``: a wrong level counts, unlike in SI-SDR.
+
+    Bounded to +-100 dB as :func:`si_sdr` is; nan where the reference is silent.
+
+    Raises:
+        InputError: see :func:`harken.score.waveform.matched`.
+
+    >>> round(snr(np.ones(100), 0.9 * np.ones(100)), 3)
+    20.0
+    """
+    ours, theirs = matched(reference, estimate)
+    power, noise = ours @ ours, ours - theirs
+    if not power:
+        return float("nan")
+    guard = _GUARD * power
+    return float(10 * np.log10((power + guard) / (noise @ noise + guard)))
+
+
 def segmental_snr(reference: Waveform, estimate: Waveform, rate: int) -> float:
     """Segmental signal-to-noise ratio in dB: the mean over 30-ms frames, each limited to -10..35 (Hu and Loizou, 2008).
 

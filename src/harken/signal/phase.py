@@ -33,13 +33,15 @@ class PhaseDistance(NamedTuple):
 
 
 def phase_distance(
-    reference: Float[Tensor, "batch bins frames"], estimate: Float[Tensor, "batch bins frames"]
+    reference: Float[Tensor, "batch bins frames"], estimate: Float[Tensor, "batch bins frames"], *, first: bool = False
 ) -> PhaseDistance:
     """Three views of a phase error ``e``: ``IP = f(e)``, ``GD = f(diff_F e)``, ``IAF = f(diff_T e)``; f anti-wraps.
 
-    A constant shift moves IP alone; adding whole turns anywhere moves nothing.
+    A constant shift moves IP alone; adding whole turns anywhere moves nothing. With ``first`` the differences begin
+    with the first bin (and frame) itself, as some released losses have it; then a shift moves all three.
     """
     error = reference - estimate
-    return PhaseDistance(
-        anti_wrap(error).mean(), anti_wrap(error.diff(dim=1)).mean(), anti_wrap(error.diff(dim=2)).mean()
-    )
+    along = [
+        error.diff(dim=dim, prepend=torch.zeros_like(error.narrow(dim, 0, 1)) if first else None) for dim in (1, 2)
+    ]
+    return PhaseDistance(anti_wrap(error).mean(), *(anti_wrap(difference).mean() for difference in along))

@@ -22,6 +22,7 @@ class Spectrum(nn.Module):
         hop_length: samples from one frame to the next.
         win_length: length of the window, ``n_fft`` when None.
         compression: exponent of the magnitude; 1 leaves it linear.
+        offsets: False leaves the tiny offsets out: exact, but without a gradient in silent bins.
 
     Shape:
         - waveform: ``(batch, samples)``, any real unit
@@ -36,7 +37,13 @@ class Spectrum(nn.Module):
     window: Tensor
 
     def __init__(
-        self, n_fft: int = 400, hop_length: int = 100, win_length: int | None = None, compression: float = 0.3
+        self,
+        n_fft: int = 400,
+        hop_length: int = 100,
+        win_length: int | None = None,
+        compression: float = 0.3,
+        *,
+        offsets: bool = True,
     ):
         super().__init__()
         win_length = n_fft if win_length is None else win_length
@@ -45,6 +52,7 @@ class Spectrum(nn.Module):
         if compression <= 0:
             raise InputError(f"compression must be positive, got {compression}")
         self.n_fft, self.hop_length, self.win_length, self.compression = n_fft, hop_length, win_length, compression
+        self.offsets = offsets
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(
@@ -67,6 +75,8 @@ class Spectrum(nn.Module):
             pad_mode="reflect",
             return_complex=True,
         )
+        if not self.offsets:
+            return bins.abs() ** self.compression, bins.angle()
         power = bins.real.square() + bins.imag.square() + 1e-9
         return power ** (0.5 * self.compression), torch.atan2(bins.imag + 1e-10, bins.real + 1e-5)
 
