@@ -16,16 +16,27 @@ __all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {
+    "ap-bwe": "harken.models.enhance.ap_bwe:APBWE",
     "decoder": "harken.models.write.decoder:Decoder",
     "lightning-attention": "harken.models.write.transnormer:TransNormer",
     "litv2": "harken.models.see.litv2:LITv2",
+    "mavit": "harken.models.see.mavit:MAViT",
+    "minimal-vit": "harken.models.see.minimal_vit:MinimalViT",
+    "mambattention": "harken.models.enhance.mambattention:MambAttention",
     "mp-senet": "harken.models.enhance.mp_senet:MPSENet",
     "sequence-classifier": "harken.models.classify.sequence:SequenceClassifier",
     "vit": "harken.models.see.vit:ViT",
 }
 
 # slug -> the command that makes weights, where there is one
-_TRAINED_BY = {"decoder": "harken write train", "mp-senet": "harken train mp-senet"}
+_TRAINED_BY = {
+    "decoder": "harken write train",
+    "litv2": "harken see classify train --model litv2",
+    "mavit": "harken see classify train --model mavit",
+    "minimal-vit": "harken see classify train --model minimal",
+    "mp-senet": "harken train mp-senet",
+    "vit": "harken see classify train --model vit",
+}
 
 _FILE_ENDINGS = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin")
 

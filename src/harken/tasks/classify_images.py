@@ -15,8 +15,8 @@ from torch import Tensor
 from harken.data.images import Labels, normalised, read_image
 from harken.errors import CheckpointError, InputError
 from harken.figures import new_figure, save_figure
-from harken.models import load, model_class, weights_folder
-from harken.models._base import Model, read_config
+from harken.models import load, weights_folder
+from harken.models._base import MAX_CONFIG_BYTES, Model
 
 BUNDLED = "mavit"  # tells handwritten digits
 CLASSIFIERS = ("vit", "litv2", "mavit", "minimal-vit")
@@ -92,7 +92,9 @@ class Classifier:
         return made, errors
 
     def evidence(self, prediction: Prediction) -> Float[Tensor, "rows columns"]:
-        """By how much the likeliest class loses probability when a part of the image is covered with its mean.
+        """By how much the likeliest class loses probability when a part of the image is covered.
+
+        A photo is covered with its mean colour, a digit with its ground.
 
         Any model can be asked so, with or without attention; parts overlap by half.
         """
@@ -101,7 +103,8 @@ class Classifier:
         side = max(1, round(2 * size / _COVERS))
         starts = sorted({round(i * max(0, size - side) / (_COVERS - 1)) for i in range(_COVERS)})
         covered = []
-        ground = image.float().mean((1, 2), keepdim=True).to(image.dtype)
+        written = self.labels.prepare == "digit"
+        ground = torch.zeros_like(image[:, :1, :1]) if written else image.float().mean((1, 2), keepdim=True).byte()
         for row in starts:
             for column in starts:
                 copy = image.clone()
@@ -161,10 +164,10 @@ def _slug(folder: Path) -> str:
     if not path.is_file():
         raise CheckpointError(f"no config.json in '{folder}': expected the folder of a trained model")
     try:
-        slug = json.loads(path.read_text(encoding="utf-8"))["slug"]
+        small = path.stat().st_size <= MAX_CONFIG_BYTES
+        slug = json.loads(path.read_text(encoding="utf-8"))["slug"] if small else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         slug = None
     if slug not in CLASSIFIERS:
         raise CheckpointError(f"'{folder}' holds no image classifier: expected one of {', '.join(CLASSIFIERS)}")
-    read_config(model_class(slug), path)
     return slug
