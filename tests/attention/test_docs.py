@@ -1,4 +1,4 @@
-"""The examples of the pages on attention and on writing do what the pages say."""
+"""The examples of the pages on attention, writing and seeing do what the pages say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("name", "examples"), [("swap-attention.md", 11), ("write.md", 6)])
+@pytest.mark.parametrize(("name", "examples"), [("swap-attention.md", 11), ("write.md", 6), ("see.md", 5)])
 def test_the_examples_of_a_page_run(name: str, examples: int) -> None:
     page = Path(__file__).parents[2] / "docs" / name
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

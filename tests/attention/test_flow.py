@@ -106,3 +106,24 @@ def test_mistakes_get_a_line_each() -> None:
         FlowAttention(8, 2, clamp=(1.0, -1.0))
     with pytest.raises(InputError, match="must be positive"):
         FlowAttention(8, 2, eps=0.0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_competition_and_allocation_each_query_takes_one_unit(causal: bool, seed: torch.Generator) -> None:
+    q, k, v = (torch.randn(1, 2, 7, 4, generator=seed) for _ in range(3))
+    mask = torch.tensor([[True] * 6 + [False]])
+    form = FlowForm(competition=False, allocation=False)
+    mixed = flow_attention(q, k, v, causal=causal, mask=mask, query_mask=mask, form=form, chunk_size=3)
+    pairs = q.sigmoid() @ k.sigmoid().transpose(-1, -2) * mask[:, None, None]
+    pairs = pairs.tril() if causal else pairs
+    torch.testing.assert_close(mixed[:, :, :6], (pairs / pairs.sum(-1, keepdim=True) @ v)[:, :, :6])
+
+
+def test_a_stream_without_competition_and_allocation_equals_the_whole(seed: torch.Generator) -> None:
+    layer = FlowAttention(8, 2, causal=True, competition=False, allocation=False)
+    x, state = torch.randn(1, 5, 8, generator=seed), layer.init_state(1)
+    parts = []
+    for part in x.split([2, 1, 1, 1], 1):
+        y, state = layer.step(part, state)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), layer(x))

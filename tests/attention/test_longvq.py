@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,6 +146,24 @@ def test_gradients_reach_keys_through_the_codebook(seed: torch.Generator) -> Non
     k.requires_grad_()
     longvq_attention(q, k, v, torch.randn(1, 3, 4, generator=seed), torch.zeros(3)).square().sum().backward()
     assert k.grad is not None and (k.grad.abs().amax(-1) > 0).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_of_slices_do_not_make_training_quadratic(causal: bool) -> None:
+    """A slice's gradient is as large as what it was cut from: one for each window, of everything, is quadratic."""
+    layer = LongVqAttention(8, causal=causal, codebook_size=4, window=4)
+
+    def written(time: int) -> int:
+        nodes, todo = set(), [layer(torch.randn(1, time, 8)).grad_fn]
+        while todo:
+            node = todo.pop()
+            if node is not None and node not in nodes:
+                nodes.add(node)
+                todo += [before for before, _ in node.next_functions]
+        cuts = [node for node in nodes if node.name() in ("SliceBackward0", "SelectBackward0")]
+        return sum(math.prod(node._saved_self_sym_sizes) for node in cuts)
+
+    assert written(1024) <= 4.5 * max(written(256), 1024)
 
 
 def test_keys_as_they_are_do_not_stream() -> None:

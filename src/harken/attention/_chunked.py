@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +46,13 @@ def kernel_attention(
     if causal:
         return kernel_stream(kernel, q, k, v, mask, None, chunk_size)[0]
     keys_values, keys = torch.zeros((), device=q.device), torch.zeros((), device=q.device)
-    for part in segments(k.shape[2], kernel.segment):
-        features = masked(kernel.keys(k[:, :, part]), mask, part)
-        keys_values = features.transpose(-1, -2) @ precise(v[:, :, part]) + keys_values
+    for part, k_part, v_part in pieces(kernel.segment, k, v):
+        features = masked(kernel.keys(k_part), mask, part)
+        keys_values = features.transpose(-1, -2) @ precise(v_part) + keys_values
         keys = features.sum(-2).unsqueeze(-1) + keys
     mixed = []
-    for part in segments(q.shape[2], kernel.segment):
-        features = kernel.queries(q[:, :, part])
+    for _, q_part in pieces(kernel.segment, q):
+        features = kernel.queries(q_part)
         mixed.append(kernel.divided(features @ keys_values, features @ keys).to(v.dtype))
     return joined(mixed)
 
@@ -62,11 +62,11 @@ def kernel_stream(
 ) -> tuple[Tensor, LinearState]:
     """The causal form, segment by segment; also the state after it."""
     mixed = []
-    for part in segments(q.shape[2], whole_chunks(kernel.segment, chunk_size)):
-        features = masked(kernel.keys(k[:, :, part]), mask, part)
-        values = precise(v[:, :, part])
+    for part, q_part, k_part, v_part in pieces(whole_chunks(kernel.segment, chunk_size), q, k, v):
+        features = masked(kernel.keys(k_part), mask, part)
+        values = precise(v_part)
         state = empty_sums(features, values) if state is None else state
-        y, total, state = mix_chunks(kernel.queries(q[:, :, part]), features, values, state, chunk_size)
+        y, total, state = mix_chunks(kernel.queries(q_part), features, values, state, chunk_size)
         mixed.append(kernel.divided(y, total).to(v.dtype))
     assert state is not None
     return joined(mixed), state
@@ -202,6 +202,14 @@ def checked_chunk_size(chunk_size: int) -> int:
 def segments(time: int, size: int) -> list[slice]:
     """The pieces in which a long sequence is worked on."""
     return [slice(start, min(start + size, time)) for start in range(0, time, size)]
+
+
+def pieces(size: int, *whole: Tensor) -> list[tuple[Any, ...]]:
+    """The pieces of tensors ``(batch, heads, time, ...)`` along time, each after the slice that it is.
+
+    They are split, not sliced: a slice's gradient is as long as the whole, so that many would be quadratic work.
+    """
+    return list(zip(segments(whole[0].shape[2], size), *(x.split(size, 2) for x in whole), strict=False))
 
 
 def whole_chunks(segment: int, chunk_size: int) -> int:

@@ -144,18 +144,20 @@ def linear_time(
     q, k, v, book = _prepared(q, k, v, codebook)
     bias = _bias_table(local_bias, causal=False)
     total, mixed = _by_code(v, codes, size), []
-    last, now = None, _by_code(v[:, :, :window], codes[:, :, :window], size)
+    qs, ks, vs = _pieces(q, window), _pieces(k, window), _pieces(v, window)
+    last, now = None, _by_code(_cut(v, vs, 0, min(window, time), window), codes[:, :, :window], size)
     for start in range(0, time, window):
         near, others = reach(start, time, window, causal=False)
         ahead = slice(start + window, near.stop)
-        coming = _by_code(v[:, :, ahead], codes[:, :, ahead], size)
+        coming = _by_code(_cut(v, vs, start + window, near.stop, window), codes[:, :, ahead], size)
         far = None
         if others:  # all values by code, without those of the blocks that are met one by one
             close = (now, coming) if last is None else (last, now, coming)
             far = total[0] - sum(sums for sums, _ in close), total[1] - sum(counts for _, counts in close)
-        block = q[:, :, start : start + window]
+        block = _cut(q, qs, start, min(start + window, time), window)
+        near_k, near_v = (_cut(x, xs, near.start, near.stop, window) for x, xs in ((k, ks), (v, vs)))
         hidden = None if mask is None else codes[:, :, near] == size
-        mixed.append(_block(block, k[:, :, near], v[:, :, near], bias, start - near.start, hidden, far, book))
+        mixed.append(_block(block, near_k, near_v, bias, start - near.start, hidden, far, book))
         last, now = now, coming
     return torch.cat(mixed, 2).to(dtype)
 
@@ -183,14 +185,16 @@ def stream(
         k, v, codes = (torch.cat(pair, 2) for pair in ((state.keys, k), (state.values, v), (state.codes, codes)))
         past, far = window, (state.sums.clone(), state.counts.clone())  # the state given stays as it was
     time, mixed = k.shape[2], []
+    qs, ks, vs = _pieces(q, window), _pieces(k, window), _pieces(v, window)
     for start in range(past, time, window):
         near, _ = reach(start, time, window, causal=True)
-        block = q[:, :, start - past : near.stop - past]
+        block = _cut(q, qs, start - past, near.stop - past, window)
+        near_k, near_v = (_cut(x, xs, near.start, near.stop, window) for x, xs in ((k, ks), (v, vs)))
         hidden = codes[:, :, near] == size if padded else None
-        mixed.append(_block(block, k[:, :, near], v[:, :, near], bias, start - near.start, hidden, far, book))
+        mixed.append(_block(block, near_k, near_v, bias, start - near.start, hidden, far, book))
         leaves = slice(near.start, near.stop - window)  # what the next window does not reach is met by code from now on
         if leaves.stop > leaves.start and (near.stop < time or state is not None):
-            going, its_codes = v[:, :, leaves], codes[:, :, leaves]
+            going, its_codes = _cut(v, vs, leaves.start, leaves.stop, window), codes[:, :, leaves]
             far = (
                 _by_code(going, its_codes, size)
                 if far is None
@@ -200,6 +204,24 @@ def stream(
         keys, values, codes = (part[:, :, -window:].clone() for part in (k, v, codes))
         state = CodeState(keys, values, codes, *far)
     return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, 2)).to(dtype), state
+
+
+def _pieces(x: Tensor, window: int) -> tuple[Tensor, ...] | None:
+    """``x`` in windows, for :func:`_cut`; None without gradients, where slices cost nothing.
+
+    The gradient of a slice is as long as the whole of ``x``, so a slice for each window would make training quadratic
+    in length. The gradient of a split is one concatenation, so stretches are put together from the pieces of one.
+    """
+    return x.split(window, 2) if torch.is_grad_enabled() else None
+
+
+def _cut(x: Tensor, pieces: tuple[Tensor, ...] | None, start: int, stop: int, window: int) -> Tensor:
+    """``x[:, :, start:stop]`` for a ``start`` at which a window begins."""
+    if pieces is None or stop <= start:
+        return x[:, :, start : max(start, stop)]
+    met = pieces[start // window : (stop + window - 1) // window]
+    joined = met[0] if len(met) == 1 else torch.cat(met, 2)
+    return joined if joined.shape[2] == stop - start else joined[:, :, : stop - start]
 
 
 def _prepared(q: Tensor, k: Tensor, v: Tensor, codebook: Tensor) -> tuple[Tensor, ...]:

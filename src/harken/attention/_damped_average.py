@@ -91,9 +91,9 @@ def _scan(x: Tensor, log_decay: Tensor, into: Tensor, out: Tensor, state: Tensor
         whole = (log_decay * size).exp()
         now = torch.zeros_like(sums[:, :, 0]) if state is None else precise(state)
         before = []
-        for chunk in range(chunks):
+        for entering in sums.unbind(2):  # the gradient of a selection each would be as large as all of them
             before.append(now)
-            now = torch.addcmul(sums[:, :, chunk], whole, now)
+            now = torch.addcmul(entering, whole, now)
         leaves = out.unsqueeze(-1) * powers * log_decay.exp().unsqueeze(-1)
         y = y + torch.stack(before, 2).transpose(0, 1).reshape(dim, batch * chunks, -1) @ leaves
         final = final + (log_decay * last).exp() * before[-1]

@@ -43,13 +43,10 @@ def decayed_attention(
     with torch.autocast(q.device.type, enabled=False):
         slopes = precise(slopes)
         return _in_segments(
-            q.shape[2],
-            lambda part, state: _decayed_segment(
-                q[:, :, part], k[:, :, part], v[:, :, part], slopes, state, chunk_size
-            ),
+            (q, k, v),
+            lambda q, k, v, state: _decayed_segment(q, k, v, slopes, state, chunk_size),
             _start(k, v, state),
             chunk_size,
-            v.dtype,
         )
 
 
@@ -71,13 +68,10 @@ def gated_attention(
         return _by_kernel(kernel, q, k, v, state, g=log_decay.transpose(1, 2))
     with torch.autocast(q.device.type, enabled=False):
         return _in_segments(
-            q.shape[2],
-            lambda part, state: _gated_segment(
-                q[:, :, part], k[:, :, part], v[:, :, part], log_decay[:, :, part], state, chunk_size
-            ),
+            (q, k, v, log_decay),
+            lambda q, k, v, log_decay, state: _gated_segment(q, k, v, log_decay, state, chunk_size),
             _start(k, v, state),
             chunk_size,
-            v.dtype,
         )
 
 
@@ -130,17 +124,19 @@ def gated_flops(batch: int, heads: int, time: int, key_dim: int, value_dim: int,
 
 
 def _in_segments(
-    time: int,
-    segment: Callable[[slice, Tensor], tuple[Tensor, Tensor]],
+    whole: tuple[Tensor, ...],
+    segment: Callable[..., tuple[Tensor, Tensor]],
     state: Tensor,
     chunk_size: int,
-    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    mixed, start = [], 0
-    for positions in _lengths(time, chunk_size):
-        y, state = segment(slice(start, start + positions), state)
+    """Segment by segment; ``whole`` is queries, keys, values and perhaps more."""
+    time, dtype = whole[0].shape[2], whole[2].dtype
+    # split, since the gradient of each slice would be as long as the whole: quadratic work in all
+    splits = [part.split(_lengths(time, chunk_size), 2) for part in whole]
+    mixed = []
+    for parts in zip(*splits, strict=True):
+        y, state = segment(*parts, state)
         mixed.append(y.to(dtype))
-        start += positions
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed, 2), state
 
 

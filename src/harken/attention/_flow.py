@@ -26,6 +26,8 @@ class FlowForm(NamedTuple):
     clamp: tuple[float, float] | None = (-1.0, 1.0)
     eps: float = 1e-6
     flow_eps: float = 0.0
+    competition: bool = True
+    allocation: bool = True
 
 
 class Flow(NamedTuple):
@@ -76,10 +78,15 @@ def bidirectional_flow(form: FlowForm, q: Tensor, k: Tensor, mask: Tensor | None
     competing = source
     if mask is not None:  # the lowest number, not -inf: where all is padding nobody competes, and nothing is NaN
         competing = source.masked_fill(~mask[:, None], torch.finfo(source.dtype).min)
-    competition = competing.softmax(-1) * sources
+    competition = competing.softmax(-1) * sources if form.competition else torch.ones_like(source)
     if mask is not None:
         competition = competition.masked_fill(~mask[:, None], 0.0)
-    return Flow(incoming, outgoing, sink, source, (sink * (sinks / sources)).sigmoid(), competition)
+    return Flow(incoming, outgoing, sink, source, allocated(form, sink * (sinks / sources)), competition)
+
+
+def allocated(form: FlowForm, sink: Tensor) -> Tensor:
+    """What part of its unit each query gets: all of it where nothing is allotted."""
+    return sink.sigmoid() if form.allocation else torch.ones_like(sink)
 
 
 def _through(form: FlowForm, x: Tensor, others: Tensor) -> Tensor:
@@ -133,12 +140,12 @@ def causal_flow(
     )
     if form.clamp is not None:
         source = source.clamp(*form.clamp)
-    share = source.exp()
+    share = source.exp() if form.competition else torch.ones_like(source)
     if mask is not None:
         share = share.masked_fill(~mask[:, None], 0.0)
     total = share.cumsum(-1) + state.competition.unsqueeze(-1)
     # a stream that opens with padding has had no share yet
-    competition = count * share / total.clamp_min(torch.finfo(total.dtype).tiny)
+    competition = count * share / total.clamp_min(torch.finfo(total.dtype).tiny) if form.competition else share
     after = FlowState(
         keys,
         queries,
@@ -148,7 +155,7 @@ def causal_flow(
         state.keys_values,
         state.time + seen.sum(-1),
     )
-    return Flow(incoming, outgoing, sink, source, sink.sigmoid(), competition), past, after
+    return Flow(incoming, outgoing, sink, source, allocated(form, sink), competition), past, after
 
 
 def _through_past(

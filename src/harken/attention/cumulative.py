@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harken.attention._base import Capabilities, Cost, precise
-from harken.attention._chunked import SEGMENT, checked_chunk_size, joined, segments, whole_chunks
+from harken.attention._chunked import SEGMENT, checked_chunk_size, joined, pieces, whole_chunks
 from harken.attention.deconstructed import StandardAttention, Variant
 from harken.attention.softmax import allowed_pairs
 
@@ -84,9 +84,7 @@ def position_scores(
     q: Float[Tensor, "batch heads time head_dim"], k: Float[Tensor, "batch heads time head_dim"]
 ) -> Float[Tensor, "batch heads time"]:
     """``silu(q_j) k_j / sqrt(head_dim)``, query and key of the same position; in float32 at least."""
-    scores = [
-        (F.silu(precise(q[:, :, part])) * precise(k[:, :, part])).sum(-1) for part in segments(q.shape[2], SEGMENT)
-    ]
+    scores = [(F.silu(precise(q_part)) * precise(k_part)).sum(-1) for _, q_part, k_part in pieces(SEGMENT, q, k)]
     return torch.cat(scores, -1) * q.shape[-1] ** -0.5
 
 
@@ -123,8 +121,8 @@ def cumulative_attention(
     if state is None:
         state = empty_mean(s.shape[0], s.shape[1], v.shape[-1], device=s.device, dtype=s.dtype)
     parts = []
-    for part in segments(s.shape[-1], whole_chunks(SEGMENT, chunk_size)):
-        totals, mixed = _running_mean(s[:, :, part], values[:, :, part], *state, chunk_size)
+    for _, s_part, v_part in pieces(whole_chunks(SEGMENT, chunk_size), s, values):
+        totals, mixed = _running_mean(s_part, v_part, *state, chunk_size)
         state = CumulativeState(totals[:, :, -1].clone(), mixed[:, :, -1].clone())
         parts.append(mixed.to(v.dtype))
     return joined(parts), state

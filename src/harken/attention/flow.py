@@ -17,6 +17,7 @@ from harken.attention._chunked import (
     joined,
     masked,
     out_of_chunks,
+    pieces,
     running_sum,
     segments,
     whole_chunks,
@@ -27,6 +28,7 @@ from harken.attention._flow import (
     Flow,
     FlowForm,
     FlowState,
+    allocated,
     bidirectional_flow,
     causal_flow,
     empty_flow_state,
@@ -60,6 +62,7 @@ class FlowAttention(ProjectedAttention):
             language model and decision transformer; None for none.
         eps: added to both factors of each flow.
         flow_eps: added to each flow besides (1e-6 in the authors' vision model).
+        competition, allocation: whether values compete and queries are allotted; without one, its weights are 1.
         chunk_size: positions that meet directly in the causal form; changes speed and memory, not the result.
 
     >>> layer = FlowAttention(dim=16, heads=4, causal=True)
@@ -83,6 +86,8 @@ class FlowAttention(ProjectedAttention):
         clamp: tuple[float, float] | None = (-1.0, 1.0),
         eps: float = 1e-6,
         flow_eps: float = 0.0,
+        competition: bool = True,
+        allocation: bool = True,
         chunk_size: int = 64,
     ):
         super().__init__(dim, heads, causal=causal, bias=bias)
@@ -93,7 +98,7 @@ class FlowAttention(ProjectedAttention):
         if eps <= 0:
             raise InputError(f"eps={eps} must be positive: flows are divided by")
         self.chunk_size = checked_chunk_size(chunk_size)
-        self.form = FlowForm(feature, clamp, eps, flow_eps)
+        self.form = FlowForm(feature, clamp, eps, flow_eps, competition, allocation)
 
     def forward(
         self,
@@ -258,10 +263,10 @@ def _stream(
 ) -> tuple[Tensor, FlowState]:
     """The causal form, segment by segment; also the state after it."""
     mixed = []
-    for part in segments(q.shape[2], whole_chunks(SEGMENT, chunk_size)):
+    for part, q_part, k_part, v_part in pieces(whole_chunks(SEGMENT, chunk_size), q, k, v):
         real = None if mask is None else mask[:, part]
-        queries, keys = flow_features(form, q[:, :, part], real), flow_features(form, k[:, :, part], real)
-        values = masked(precise(v[:, :, part]), real)
+        queries, keys = flow_features(form, q_part, real), flow_features(form, k_part, real)
+        values = masked(precise(v_part), real)
         state = empty_flow_state(torch.zeros_like(keys[:, :, 0]), v.shape[-1]) if state is None else state
         flow, scores, after = causal_flow(form, queries, keys, real, state, chunk_size)
         taken = (flow.allocation / flow.incoming).unsqueeze(-1)
@@ -287,11 +292,14 @@ def _one_position(form: FlowForm, q: Tensor, k: Tensor, v: Tensor, state: FlowSt
     refined_queries = torch.addcmul(state.refined_queries, q, n / incoming)
     sink = ((q_eps * (refined_keys + form.eps)).sum(-1, keepdim=True) + form.flow_eps) / n
     source = ((k_eps * (refined_queries + form.eps)).sum(-1, keepdim=True) + form.flow_eps) / n
-    share = (source if form.clamp is None else source.clamp(*form.clamp)).exp()
+    share = torch.ones_like(source)
+    if form.competition:
+        share = (source if form.clamp is None else source.clamp(*form.clamp)).exp()
     total = state.competition.unsqueeze(-1) + share
-    values = precise(v) * (n * share / total).unsqueeze(-1)
+    competition = n * share / total if form.competition else share
+    values = precise(v) * competition.unsqueeze(-1)
     keys_values = state.keys_values + k.unsqueeze(-1) @ values
-    y = (sink.sigmoid() / incoming * q).unsqueeze(2) @ keys_values
+    y = (allocated(form, sink) / incoming * q).unsqueeze(2) @ keys_values
     after = FlowState(keys, queries, refined_keys, refined_queries, total.squeeze(-1), keys_values, time)
     return y.to(v.dtype), after
 

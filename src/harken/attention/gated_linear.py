@@ -226,8 +226,8 @@ class GatedLinearAttention(Attention):
         """The next positions, on a CPU piece by piece."""
         keys_values, window = state
         made, size = [], x.shape[1] if x.is_cuda else PIECE
-        for start in range(0, x.shape[1], size):
-            piece, real = x[:, start : start + size], None if mask is None else mask[:, start : start + size]
+        masks = [None] * -(-x.shape[1] // size) if mask is None else mask.split(size, 1)
+        for piece, real in zip(x.split(size, 1), masks, strict=True):  # each slice's gradient would be as long as x
             q, k, v, window = self._project(piece, real, window)
             log_decay = self.log_decay(piece, real)
             if piece.shape[1] == 1:

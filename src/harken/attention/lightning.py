@@ -258,11 +258,12 @@ class LightningAttention(ProjectedAttention):
     def _go_on(self, x: Tensor, state: LightningState, mask: Tensor | None = None) -> tuple[Tensor, LightningState]:
         """The next positions, on a CPU piece by piece."""
         made, size = [], x.shape[1] if x.is_cuda else PIECE
-        for start in range(0, x.shape[1], size):
-            piece = x[:, start : start + size]
+        masks = [None] * -(-x.shape[1] // size) if mask is None else mask.split(size, 1)
+        # split, since the gradient of each slice would be as long as the whole
+        for piece, real in zip(x.split(size, 1), masks, strict=True):
             q, k, v = self.project(piece)
-            if mask is not None:
-                v = v.masked_fill(~mask[:, None, start : start + size, None], 0.0)
+            if real is not None:
+                v = v.masked_fill(~real[:, None, :, None], 0.0)
             mixed, state = self.mix_step(q, k, v, state)
             made.append(self._gated(piece, mixed))
         return made[0] if len(made) == 1 else torch.cat(made, 1), state

@@ -20,8 +20,8 @@ from harken.attention._chunked import (
     kernel_cost,
     masked,
     mix_chunks,
+    pieces,
     prefix_sums,
-    segments,
     whole_chunks,
 )
 from harken.attention._local_gated import LocalGatedAttention, turned
@@ -224,9 +224,9 @@ def mala_attention(
     if causal:
         return _stream(form, q, k, v, mask, None, chunk_size)[0]
     sums, values = None, torch.zeros((), device=q.device)
-    for part in segments(k.shape[2], SEGMENT):
-        counted, met = _features(form, k[:, :, part], part, mask)
-        here = masked(precise(v[:, :, part]), mask, part)
+    for part, k_part, v_part in pieces(SEGMENT, k, v):
+        counted, met = _features(form, k_part, part, mask)
+        here = masked(precise(v_part), mask, part)
         sums = empty_sums(met, here) if sums is None else sums
         sums = LinearState(sums.keys_values + met.transpose(-1, -2) @ here, sums.keys + counted.sum(-2))
         values = values + here.sum(-2, keepdim=True)
@@ -235,8 +235,8 @@ def mala_attention(
     scale = q.shape[-1] ** -0.5 / count
     keys_values, keys, values = sums.keys_values * scale, sums.keys.unsqueeze(-1) * scale, values / count
     mixed = []
-    for part in segments(q.shape[2], SEGMENT):
-        counted, met = _features(form, q[:, :, part], part)
+    for part, q_part in pieces(SEGMENT, q):
+        counted, met = _features(form, q_part, part)
         z = counted @ keys
         mixed.append(_combined(met @ keys_values, z, values).to(v.dtype))
     return joined(mixed)
@@ -317,10 +317,10 @@ def _stream(
     seen = torch.ones(batch, time, device=q.device, dtype=torch.int64) if mask is None else mask
     count = (seen.cumsum(-1) + state.time[:, None]).clamp_min(1)[:, None, :, None].to(values.dtype)
     mixed = []
-    for part in segments(time, whole_chunks(SEGMENT, chunk_size)):
-        counted_q, met_q = _features(form, q[:, :, part], part)
-        counted_k, met_k = _features(form, k[:, :, part], part, mask)
-        here = masked(precise(v[:, :, part]), mask, part)
+    for part, q_part, k_part, v_part in pieces(whole_chunks(SEGMENT, chunk_size), q, k, v):
+        counted_q, met_q = _features(form, q_part, part)
+        counted_k, met_k = _features(form, k_part, part, mask)
+        here = masked(precise(v_part), mask, part)
         counted = None if counted_q is met_q else (counted_q, counted_k)
         y, total, sums = mix_chunks(met_q, met_k, here, sums, chunk_size, counted)
         values_so_far, values = prefix_sums(here, values, chunk_size)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from harken.attention._base import Capabilities, Cost, precise
-from harken.attention._chunked import checked_chunk_size, joined, segments
+from harken.attention._chunked import checked_chunk_size, joined, pieces, segments
 from harken.attention.deconstructed import StandardAttention, Variant
 from harken.errors import InputError
 
@@ -175,15 +175,15 @@ def _through_sums(
         sums = values.new_zeros(*values.shape[:2], features(q.shape[-1]), values.shape[-1])
     counts, mixed = _counts(q.shape[-1], sums), []
     if not causal:
-        for part in segments(k.shape[2], chunk_size):
-            sums = sums + _half_features(k[:, :, part]).transpose(-1, -2) @ values[:, :, part]
-    for part in segments(q.shape[2], chunk_size):
-        met = _by_order(_half_features(q[:, :, part]) * counts, sums, q.shape[-1], norm)
-        if causal:
-            own = values[:, :, part]
-            direct = _met(q[:, :, part], k[:, :, part], own, True, norm)
+        for _, k_part, own in pieces(chunk_size, k, values):
+            sums = sums + _half_features(k_part).transpose(-1, -2) @ own
+    for _, q_part, *here in pieces(chunk_size, q, *((k, values) if causal else ())):
+        met = _by_order(_half_features(q_part) * counts, sums, q.shape[-1], norm)
+        if here:
+            k_part, own = here
+            direct = _met(q_part, k_part, own, True, norm)
             met = [one + other for one, other in zip(met, direct, strict=True)]
-            sums = sums + _half_features(k[:, :, part]).transpose(-1, -2) @ own
+            sums = sums + _half_features(k_part).transpose(-1, -2) @ own
         mixed.append(_divided(met).to(v.dtype))
     return joined(mixed), sums
 
