@@ -99,6 +99,10 @@ def what_counts(seed: int, quick: bool, progress: Progress) -> Evidence:
     trials = language.compare(
         {
             "transformer": language.decoder("softmax:rotary_base=10000.0", positions="none"),
+            # a control outside the rule: is it the small weights that TransNormerLLM starts from?
+            "transformer_from_small_weights": _from_small_weights(
+                language.decoder("softmax:rotary_base=10000.0", positions="none")
+            ),
             "tnl": _transnormer(language),
             "decay_only": _transnormer(language, lrpe_layers=()),
             "lrpe_only": _transnormer(language, decay=False, lrpe_layers=everywhere),
@@ -226,6 +230,21 @@ def _transnormer(language: Language, **choices: Any) -> Callable[[], nn.Module]:
         return TransNormer(TransNormerConfig(**{**sizes, **usual, **choices}))
 
     return build
+
+
+def _from_small_weights(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The same model with weights drawn as TransNormerLLM's are."""
+
+    def built() -> nn.Module:
+        from torch import nn
+
+        model = build()
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        return model
+
+    return built
 
 
 def _with_absolute_positions(build: Callable[[], nn.Module], longest: int) -> Callable[[], nn.Module]:
