@@ -91,13 +91,10 @@ class Mamba(nn.Module):
         return self.out_proj(y * F.silu(z)), MambaState(kept, scan)
 
     def _convolve(self, seen: Tensor) -> Tensor:
-        """The depthwise convolution as a sum of shifted copies: no transposition, and quicker than PyTorch's."""
-        length = seen.shape[1] - self.conv.kernel_size[0] + 1
-        assert self.conv.bias is not None
-        out = self.conv.bias.expand(seen.shape[0], length, -1)
-        for shift, weight in enumerate(self.conv.weight[:, 0].unbind(-1)):
-            out = torch.addcmul(out, seen[:, shift : shift + length], weight)
-        return out
+        """The depthwise convolution, of an image of height 1 with channels last: the layout in which it is quick."""
+        image = seen.mT.unsqueeze(2)
+        made = F.conv2d(image, self.conv.weight.unsqueeze(2), self.conv.bias, groups=len(self.d))
+        return made.squeeze(2).mT
 
 
 class ResidualMamba(nn.Module):
