@@ -59,7 +59,7 @@ def test_fewer_heads_must_match_all_and_beat_random_ones(all_heads, moh_75, moh_
     ],
 )
 def test_flow_must_beat_linear_attention(values, verdict):
-    assert flowformer.judge_documents(accuracy(*values)) == verdict
+    assert flowformer.judge_pixels(accuracy(*values)) == verdict
 
 
 @pytest.mark.parametrize(
