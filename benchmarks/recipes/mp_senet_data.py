@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from harken.data.mixing import MixConfig, Recordings
-from harken.train.mp_senet import validation_pairs
+from harken.train.enhancement import validation_pairs
 
 HELD_OUT_SPEAKERS = 20  # of librispeech_many_speakers, the last by name
 HELD_OUT_READERS = 2  # of librispeech_test_other, likewise

@@ -14,9 +14,9 @@ from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
 from harken.papers.parity import check_parity
 from harken.signal.phase import phase_distance
 from harken.signal.spectrum import compressed_complex
+from harken.train.enhancement import normalise
 from harken.train.losses import EnhancementLoss
 from harken.train.metric_discriminator import MetricDiscriminator
-from harken.train.mp_senet import normalise
 
 CASE = Path(__file__).parents[1] / "parity/mp-senet"
 

@@ -66,7 +66,8 @@ def test_only_one_of_several_can_be_run(claiming, tmp_path):
         run_claims("mala", tmp_path, only="secund")
 
 
-def test_a_paper_without_claims_says_so(tmp_path):
+def test_a_paper_without_claims_says_so(claiming, tmp_path):
+    claiming()
     with pytest.raises(InputError, match="mala has no claims to run yet"):
         run_claims("mala", tmp_path)
 

@@ -20,12 +20,12 @@ def train(recordings, tmp_path, monkeypatch):
     from dataclasses import replace
 
     from harken.models.enhance.mp_senet import MPSENetConfig
-    from harken.train import mp_senet
+    from harken.train import enhancement
 
     tiny = replace(MPSENetConfig.small(), channels=8, blocks=1, heads=2, n_fft=256, hop_length=64, win_length=256)
     monkeypatch.setattr(MPSENetConfig, "small", classmethod(lambda cls: tiny))
-    whole = mp_senet.validation_pairs
-    monkeypatch.setattr(mp_senet, "validation_pairs", lambda held_out, mix, items: whole(held_out, mix, 1))
+    whole = enhancement.validation_pairs
+    monkeypatch.setattr(enhancement, "validation_pairs", lambda held_out, mix, items: whole(held_out, mix, 1))
 
     def run(*arguments: str, folder: str = "run") -> int:
         data = ["--clean", str(recordings / "speech"), "--noise", str(recordings / "noise")]
@@ -42,6 +42,22 @@ def test_a_run_ends_with_its_best_and_the_command_that_uses_it(train, tmp_path, 
     assert "best: WB-PESQ" in said
     assert f"harken enhance --weights {tmp_path / 'run' / 'best'} noisy.wav" in said
     assert json.loads((tmp_path / "run/best/config.json").read_text())["channels"] == 8
+
+
+def test_mambattention_is_trained_alike(recordings, tmp_path, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from harken.models.enhance.mambattention import MambAttention, MambAttentionConfig
+
+    sizes = {"channels": 8, "blocks": 1, "heads": 2, "n_fft": 256, "hop_length": 64, "win_length": 256, "states": 2}
+    tiny = replace(MambAttentionConfig.small(), **sizes)
+    monkeypatch.setattr(MambAttentionConfig, "small", classmethod(lambda cls: tiny))
+    out = str(tmp_path / "run")
+    data = ["--clean", str(recordings / "speech"), "--noise", str(recordings / "noise"), "--out", out]
+    quick = ["--steps", "1", "--batch-size", "1", "--seconds", "0.3", "--validate-every", "2", "--save-every", "1"]
+    assert main(["train", "mambattention", *data, *quick, "--preset", "small:lstm", "--attention", "none"]) == 0
+    config = MambAttention.from_pretrained(tmp_path / "run/last").config
+    assert (config.core, config.attention) == ("lstm", None)
 
 
 def test_options_reach_the_run(train, tmp_path, recordings):

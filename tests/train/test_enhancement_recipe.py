@@ -1,4 +1,4 @@
-"""The recipe of MP-SENet in the loop: it learns, resumes, and its discriminator listens through PESQ."""
+"""The recipe of enhancers in the loop: it learns, resumes, and its discriminator listens through PESQ."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from harken.data.mixing import MixConfig, Recordings
 from harken.errors import CheckpointError
 from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
-from harken.train import mp_senet
+from harken.train import enhancement
+from harken.train.enhancement import EnhancementRecipe, normalise, validation_pairs
 from harken.train.loop import LoopConfig, train
 from harken.train.losses import EnhancementWeights
-from harken.train.mp_senet import MPSENetRecipe, normalise, validation_pairs
 from tests.train.toy import weights
 
 CONFIG = replace(MPSENetConfig.small(), channels=8, blocks=1, heads=2, n_fft=256, hop_length=64, win_length=256)
@@ -28,8 +28,9 @@ def sources(recordings) -> tuple[Recordings, Recordings]:
     return Recordings([recordings / "speech"], 16000), Recordings([recordings / "noise"], 16000)
 
 
-def recipe(sources, **options) -> MPSENetRecipe:
-    return MPSENetRecipe(CONFIG, *sources, **{"mix": MIX, "validation_items": 1, **options})
+def recipe(sources, model=None, seed=0, **options) -> EnhancementRecipe:
+    torch.manual_seed(seed)
+    return EnhancementRecipe(model or MPSENet(CONFIG), *sources, **{"mix": MIX, "validation_items": 1, **options})
 
 
 def test_the_loss_falls(sources, tmp_path):
@@ -63,7 +64,7 @@ def test_a_stopped_run_goes_on_exactly(sources, tmp_path):
 
 def test_the_discriminator_joins_late_and_learns_every_so_many_steps(sources, tmp_path, monkeypatch):
     judged: list[int] = []
-    monkeypatch.setattr(mp_senet, "_pesq_of", lambda job: judged.append(len(job[0])) or 2.0)
+    monkeypatch.setattr(enhancement, "_pesq_of", lambda job: judged.append(len(job[0])) or 2.0)
     logged: dict[int, set[str]] = {}
     made = recipe(sources, adversary_from=1, adversary_every=2)
     train(made, LOOP, tmp_path, device="cpu", on_step=lambda step, losses: logged.update({step: set(losses)}))
@@ -74,7 +75,7 @@ def test_the_discriminator_joins_late_and_learns_every_so_many_steps(sources, tm
 
 @pytest.mark.parametrize("quality", [math.nan, 3.0])
 def test_the_discriminator_s_second_term_is_skipped_where_pesq_has_no_score(sources, monkeypatch, quality):
-    monkeypatch.setattr(mp_senet, "_pesq_of", lambda job: quality)
+    monkeypatch.setattr(enhancement, "_pesq_of", lambda job: quality)
     made = recipe(sources, adversary_from=0)
     batch = [torch.from_numpy(np.stack(part)) for part in zip(*(made.dataset(2, 0)[i] for i in range(2)), strict=True)]
     outputs = made.generate(made.model, batch, 0)
@@ -98,7 +99,7 @@ def test_pesq_hears_the_output(sources):
 
 def test_a_trained_model_is_a_start(sources):
     trained = MPSENet(CONFIG).eval()
-    made = recipe(sources, init=trained)
+    made = recipe(sources, trained)
     assert made.model is trained
     assert torch.equal(
         recipe(sources, seed=5).model.encoder.lift[0].weight, recipe(sources, seed=5).model.encoder.lift[0].weight

@@ -12,7 +12,7 @@ from harken.cli.training import check_device, need, run_training, talker
 
 if TYPE_CHECKING:
     from harken.data.mixing import Recordings
-    from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
+    from harken.models.enhance.codec import SpectrumEnhancer
     from harken.train.losses import EnhancementWeights
 
 _DATA, _MODEL, _MIX, _LENGTH, _RUN = "Recordings", "Model and losses", "Mixtures", "How long, how fast", "The run"
@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     train = typer.Typer(no_args_is_help=True, help="Train a model on recordings of your own.")
     train.callback()(_one_command_each)
-    train.command("mp-senet")(mp_senet)
+    for enhancer in ("mp-senet", "mambattention"):
+        train.command(enhancer)(denoiser)
     app.add_typer(train, name="train")
 
 
@@ -30,7 +31,8 @@ def _one_command_each() -> None:
     """Train a model on recordings of your own, one command for each system."""
 
 
-def mp_senet(
+def denoiser(
+    context: typer.Context,
     clean: Annotated[
         list[Path],
         typer.Option(help="Folder of clean speech, searched in depth; may be repeated.", rich_help_panel=_DATA),
@@ -53,9 +55,10 @@ def mp_senet(
         list[Path] | None,
         typer.Option(help="Other noises, to judge on.", show_default="a tenth of the files", rich_help_panel=_DATA),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=_RUN)] = Path(
-        "runs/mp-senet"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/NAME", rich_help_panel=_RUN),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
@@ -81,7 +84,8 @@ def mp_senet(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="small (quick on a CPU, what ships), paper (2.26 M parameters) or conformer.",
+            help="small (quick on a CPU) or paper; mp-senet: conformer too; mambattention: a core after a colon "
+            "(small:xlstm, paper:lstm, paper:conformer).",
             show_default="small",
             rich_help_panel=_MODEL,
         ),
@@ -89,7 +93,9 @@ def mp_senet(
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Any bidirectional mechanism that harken has.", show_default="softmax", rich_help_panel=_MODEL
+            help="Any bidirectional mechanism that harken has; none, for mambattention, leaves it out.",
+            show_default="softmax",
+            rich_help_panel=_MODEL,
         ),
     ] = None,
     loss: Annotated[
@@ -143,7 +149,7 @@ def mp_senet(
         float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
     ] = 0.999,
 ) -> None:
-    """Train MP-SENet to clean noisy speech.
+    """Train a model to clean noisy speech.
 
     Noisy mixtures are made on the fly, from your clean recordings and noises, so no pairs are needed: a quarter of an
     hour of speech by a few people is a start. The best weights by PESQ on recordings that were held out land in
@@ -153,10 +159,12 @@ def mp_senet(
 
     Two processes: torchrun --nproc-per-node 2 -m harken train mp-senet --clean speech --noise noise
     """
+    import torch
+
     from harken.data.mixing import MixConfig, Recordings
     from harken.errors import InputError
+    from harken.train.enhancement import EnhancementRecipe
     from harken.train.loop import LoopConfig
-    from harken.train.mp_senet import MPSENetRecipe
 
     need("accelerate", "pesq")
     check_device(device)
@@ -173,9 +181,13 @@ def mp_senet(
         seed=seed,
         workers=workers,
     )
+    slug = str(context.info_name)
+    out = out or Path("runs") / slug
     if resume is False and (out / "state.pt").exists():
         raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
-    model, config = _model(preset, attention, init)
+    torch.manual_seed(seed)
+    model = _model(slug, preset, attention, init)
+    config = model.config
     if (reverb or noise_reverb) and not rooms:
         raise InputError("--reverb and --noise-reverb need simulated rooms: say how many, such as --rooms 100")
     weights = _loss_weights(loss or [], short=init is not None or preset in (None, "small"))
@@ -203,8 +215,8 @@ def mp_senet(
         need("pyroomacoustics", "scipy", extra="rooms")
         responses = room_responses(rooms, rate, seed)
     assert recordings[0] is not None and held_out[0] is not None
-    recipe = MPSENetRecipe(
-        config,
+    recipe = EnhancementRecipe(
+        model,
         recordings[0],
         recordings[1],
         (held_out[0], held_out[1]),
@@ -212,46 +224,45 @@ def mp_senet(
         weights=weights,
         adversary_from=adversary_from,
         adversary_every=adversary_every,
-        seed=seed,
-        init=model,
         rooms=responses,
         processes=pesq_workers,
     )
     count = sum(parameter.numel() for parameter in recipe.model.parameters())
-    talk(f"{count:,} parameters, {config.attention} attention; {steps} steps of {batch_size} mixtures into '{out}'")
-    run_training(
-        recipe, loop, out, resume=resume, device=device, describe=_metrics, use="harken enhance --weights {} noisy.wav"
-    )
+    mixing = getattr(config, "attention", None) or "no"
+    talk(f"{count:,} parameters, {mixing} attention; {steps} steps of {batch_size} mixtures into '{out}'")
+    named = "" if slug == "mp-senet" else f"--model {slug} "  # what enhance takes without a name
+    use = f"harken enhance {named}--weights {{}} noisy.wav"
+    run_training(recipe, loop, out, resume=resume, device=device, describe=_metrics, use=use)
 
 
-def _model(preset: str | None, attention: str | None, init: str | None) -> tuple[MPSENet | None, MPSENetConfig]:
-    """The model to start from, if any, and the configuration."""
+def _model(slug: str, preset: str | None, attention: str | None, init: str | None) -> SpectrumEnhancer:
+    """The model to train: one that is trained already, or a new one."""
     from dataclasses import replace
+    from typing import Any
 
     from harken.attention import list_attention
     from harken.errors import InputError
-    from harken.models import load
-    from harken.models.enhance.mp_senet import MPSENet
+    from harken.models import load, model_class
 
     if init is not None:
         if preset is not None or attention is not None:
             raise InputError("--init brings its own configuration: leave --preset and --attention out")
-        model = load("mp-senet", None if init == "bundled" else init)
-        return model, model.config
-    presets: dict[str, Callable[[], MPSENetConfig]] = {
-        "small": MPSENet.Config.small,
-        "paper": MPSENet.Config,
-        "conformer": MPSENet.Config.conformer,
-    }
-    if preset is not None and preset not in presets:
+        trained: Any = load(slug, None if init == "bundled" else init)
+        return trained
+    build: Any = model_class(slug)
+    presets: dict[str, Callable[[], Any]] = {"small": build.Config.small, "paper": build.Config}
+    name, _, core = (preset or "small").partition(":")
+    if slug == "mp-senet":
+        presets["conformer"] = build.Config.conformer
+    if name not in presets or (core and slug == "mp-senet"):
         raise InputError(f"--preset takes {', '.join(presets)}, got '{preset}'")
-    config = presets[preset or "small"]()
-    if attention is None:
-        return None, config
-    usable = list_attention(bidirectional=True, grid=False)
-    if attention not in usable:
-        raise InputError(f"--attention takes {', '.join(usable)}, got '{attention}'")
-    return None, replace(config, attention=attention)
+    changes: dict[str, Any] = {"core": core} if core else {}
+    if attention is not None:
+        usable = list_attention(bidirectional=True, grid=False) + (["none"] if slug == "mambattention" else [])
+        if attention not in usable:
+            raise InputError(f"--attention takes {', '.join(usable)}, got '{attention}'")
+        changes["attention"] = None if attention == "none" else attention
+    return build(replace(presets[name](), **changes))
 
 
 def _loss_weights(given: list[str], *, short: bool) -> EnhancementWeights:

@@ -34,6 +34,7 @@ _TRAINED_BY = {
     "litv2": "harken see classify train --model litv2",
     "mavit": "harken see classify train --model mavit",
     "minimal-vit": "harken see classify train --model minimal",
+    "mambattention": "harken train mambattention",
     "mp-senet": "harken train mp-senet",
     "vit": "harken see classify train --model vit",
 }

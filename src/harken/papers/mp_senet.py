@@ -102,10 +102,12 @@ def phase_helps(seed: int, quick: bool, progress: Progress) -> Evidence:
     Real speech and noise come from the folder named by the environment variable ``HARKEN_ENHANCE_DATA``, with
     ``train/clean``, ``train/noise``, ``held_out/clean`` and ``held_out/noise``; a quick run makes its own signals.
     """
+    import torch
+
     from harken.data.mixing import MixConfig
-    from harken.models.enhance.mp_senet import MPSENetConfig
+    from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
+    from harken.train.enhancement import EnhancementRecipe
     from harken.train.loop import LoopConfig, train
-    from harken.train.mp_senet import MPSENetRecipe
 
     steps, items = (2, 4) if quick else (STEPS, 24)
     mix = MixConfig(seconds=0.25 if quick else SECONDS)
@@ -122,13 +124,13 @@ def phase_helps(seed: int, quick: bool, progress: Progress) -> Evidence:
     with tempfile.TemporaryDirectory() as folder:
         train_clean, train_noise, held_clean, held_noise = _recordings(quick, seed, Path(folder))
         for number, (name, form) in enumerate(forms.items()):
-            recipe = MPSENetRecipe(
-                replace(base, phase=form),
+            torch.manual_seed(seed)
+            recipe = EnhancementRecipe(
+                MPSENet(replace(base, phase=form)),
                 train_clean,
                 train_noise,
                 (held_clean, held_noise),
                 mix=mix,
-                seed=seed,
                 validation_items=items,
             )
             config = LoopConfig(

@@ -1,4 +1,4 @@
-"""Recipe of MP-SENet: denoise mixtures made on the fly, judged by WB-PESQ on held-out speakers and noises."""
+"""Recipe of speech enhancers: denoise mixtures made on the fly, judged by WB-PESQ on held-out speakers and noises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from harken.data.mixing import MixConfig, NoisySpeech, Recordings
 from harken.models._base import Model
-from harken.models.enhance.mp_senet import MPSENet, MPSENetConfig
+from harken.models.enhance.codec import SpectrumEnhancer
 from harken.score.distortion import si_sdr
 from harken.score.perceptual import pesq_wb
 from harken.train.loop import Recipe
@@ -41,19 +41,17 @@ class Heard(NamedTuple):
     estimate: Tensor
 
 
-class MPSENetRecipe(Recipe):
-    """MP-SENet on noisy/clean mixtures.
+class EnhancementRecipe(Recipe):
+    """An enhancer of spectra on noisy/clean mixtures.
 
     Args:
-        config: of the model.
+        model: new, or trained already.
         clean, noise: training recordings.
         held_out: clean and noise recordings of other speakers and other noises, for validation.
         mix: how pairs are made.
         weights: of the losses.
         adversary_from: the step from which a metric discriminator learns PESQ and scores the output; None for never.
         adversary_every: it learns every so many steps (PESQ is slow); the generator hears it at every step.
-        seed: of the initial weights.
-        init: a trained model to start from.
         rooms: room impulse responses, when ``mix.reverb`` or ``mix.noise_reverb`` asks for them.
         validation_items: how many held-out mixtures are scored.
         processes: worker processes for PESQ, 0 to compute it here.
@@ -64,7 +62,7 @@ class MPSENetRecipe(Recipe):
 
     def __init__(
         self,
-        config: MPSENetConfig,
+        model: SpectrumEnhancer,
         clean: Recordings,
         noise: Recordings | None,
         held_out: tuple[Recordings, Recordings | None] | None = None,
@@ -73,17 +71,15 @@ class MPSENetRecipe(Recipe):
         weights: EnhancementWeights | None = None,
         adversary_from: int | None = None,
         adversary_every: int = 1,
-        seed: int = 0,
-        init: MPSENet | None = None,
         rooms: Sequence[np.ndarray] = (),
         validation_items: int = 24,
         processes: int = 0,
     ):
-        torch.manual_seed(seed)
-        self.model: Any = init if init is not None else MPSENet(config)
+        self.model: Any = model
+        rate = model.sample_rate
         self.clean, self.noise, self.rooms = clean, noise, rooms
-        self.mix = mix or MixConfig(sample_rate=config.sample_rate)
-        self.loss = EnhancementLoss(self.model.spectrum, config.sample_rate, weights)
+        self.mix = mix or MixConfig(sample_rate=rate)
+        self.loss = EnhancementLoss(self.model.spectrum, rate, weights)
         self.adversary = None if adversary_from is None else MetricDiscriminator()
         self.adversary_from = adversary_from or 0
         self.adversary_every = adversary_every
