@@ -264,4 +264,6 @@ def _digit(image: Image, labels: Labels) -> Image:
     side = max(written.size)
     square = ImageOps.pad(written, (side, side), PIL.Image.Resampling.NEAREST, color=0)
     scanned = square.resize((SIDE, SIDE), PIL.Image.Resampling.BOX)  # as the digits were that models learn from
+    brightest = max(1, scanned.getextrema()[1])  # thin strokes have become grey, theirs were thick
+    scanned = scanned.point(lambda value: value * 255 / brightest)
     return scanned.resize((labels.image_size, labels.image_size), PIL.Image.Resampling.BILINEAR)

@@ -203,8 +203,7 @@ PAPER = Paper(
     ),
     reached_by=('create_attention("deconstructed", variant=...)',),
     model="harken.attention.deconstructed:DeconstructedAttention",
-    status="partial",
-    missing="its claim is not run; its language models exist only inside the claim",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

@@ -188,8 +188,7 @@ PAPER = Paper(
     rooms=("attention/flow.py",),
     reached_by=('create_attention("flow")',),
     model="harken.attention.flow:FlowAttention",
-    status="partial",
-    missing="the authors' vision backbone; its claims are not run",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

@@ -274,8 +274,7 @@ PAPER = Paper(
     rooms=("attention/hilo.py", "models/see/litv2.py"),
     reached_by=('create_attention("hilo")', "harken see classify train --model litv2"),
     model="harken.models.see.litv2:LITv2",
-    status="partial",
-    missing="a finished run of the accuracy claim",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

@@ -245,8 +245,7 @@ PAPER = Paper(
     rooms=("attention/span.py", "models/write/"),
     reached_by=('create_attention("span")', "harken write train"),
     model="harken.attention.span:SpanAttention",
-    status="partial",
-    missing="which of the block masks the authors use, who published no code",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

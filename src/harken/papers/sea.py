@@ -185,8 +185,7 @@ PAPER = Paper(
     rooms=("attention/sea.py", "attention/_sea_estimate.py", "attention/_cells.py"),
     reached_by=('create_attention("sea")',),
     model="harken.attention.sea:SeaAttention",
-    status="partial",
-    missing="a command for distillation, which its claim does for a small decoder",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

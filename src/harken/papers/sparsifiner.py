@@ -221,7 +221,7 @@ PAPER = Paper(
     reached_by=('create_attention("sparsifiner")', "harken see classify train --model sparsifiner"),
     model="harken.models.see.vit:ViT",
     status="partial",
-    missing="the LV-ViT backbone; the two-stage training as a recipe (the claim has it); a finished run of its claim",
+    missing="the LV-ViT backbone; the two-stage training as a recipe (its claim has it)",
     claims=CLAIMS,
     replay=replay,
 )

@@ -241,8 +241,7 @@ PAPER = Paper(
     rooms=("attention/wersa.py",),
     reached_by=('create_attention("wersa")',),
     model="harken.attention.wersa:WersaAttention",
-    status="partial",
-    missing="the authors' own form, of which nothing is published (an independent one is matched)",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )
