@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from harken.attention import list_attention
 from harken.data.attention_tasks import TASKS
 from harken.figures import new_figure, save_figure
 from harken.tasks.compare_attention import CompareConfig, CompareReport, Row, compare_attention, draw_panel
@@ -56,14 +57,18 @@ def table(report: CompareReport) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(LENGTHS), choices=list(LENGTHS))
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="mechanisms too slow to wait for")
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"), help="where the trainings lie")
     parser.add_argument("--save", action="store_true", help="keep the numbers; write tables and picture into the docs")
     options = parser.parse_args()
     reports = []
     for task in options.tasks:
+        order = "causal" if TASKS[task].causal else "bidirectional"
+        able = [name for name in list_attention(**{order: True}) if name not in options.leave_out]
         report = compare_attention(
             task,
             [LENGTHS[task]],
+            able,
             config=BUDGETS[task],
             folder=options.folder / task,
             on_progress=lambda text, done, count: print(f"{text} ({done} of {count})", flush=True),
@@ -74,10 +79,10 @@ def main() -> None:
             results = ROOT / "benchmarks" / "results" / f"compare-{task}.json"
             results.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     if options.save:
-        save(reports)
+        save(reports, options.leave_out)
 
 
-def save(reports: list[CompareReport]) -> None:
+def save(reports: list[CompareReport], left_out: list[str]) -> None:
     """Tables and one picture, a panel a task, into the page."""
     text = ["![What each mechanism learned, over its training speed](images/choosing-attention.png)"]
     for report in reports:
@@ -90,6 +95,9 @@ def save(reports: list[CompareReport]) -> None:
             *table(report),
         ]
         text += [f"\nFailed: {why}" for why in report.failed]
+        text += [f"\nLeft out: {why}" for why in report.left_out]
+    if left_out:
+        text += [f"\nToo slow to wait for: {', '.join(left_out)}"]
     columns = 3
     rows = -(-len(reports) // columns)
     figure = new_figure(5.5 * columns, 4.5 * rows)

@@ -59,6 +59,30 @@ def test_pieces_are_the_whole():
     torch.testing.assert_close(part, whole[..., 40:60])
 
 
+def test_extending_is_analysis_prediction_and_synthesis():
+    model, x = build(), noise(2, 800)
+    with torch.inference_mode():
+        wanted = model.synthesise(*model(*model.analyse(x)), 800)
+        torch.testing.assert_close(model.extend(x), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_pieces_of_a_waveform_with_their_context_are_the_whole():
+    model, x = build(), noise(1, 1600)
+    with torch.inference_mode():
+        whole = model.extend(x)
+        first, last = 640 - model.context, 800 + model.context
+        piece = model.extend(x[:, first:last])[:, model.context : -model.context]
+    assert model.context % model.hop_length == 0
+    torch.testing.assert_close(piece, whole[:, 640:800], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", [APBWEConfig.small, APBWEConfig.paper])
+def test_presets_are_the_papers_pairs_of_rates(preset):
+    assert (preset(48000, 12000).sample_rate, preset(48000, 12000).source_rate) == (48000, 12000)
+    with pytest.raises(InputError, match="no preset extends 44100 Hz to 48000 Hz"):
+        preset(48000, 44100)
+
+
 def test_a_row_of_a_batch_is_the_row_alone():
     model, x = build(), noise(3, 800)
     torch.testing.assert_close(model.extend(x)[1:2], model.extend(x[1:2]), atol=1e-5, rtol=1e-4)

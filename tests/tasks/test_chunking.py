@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harken.errors import InputError
-from harken.tasks.chunking import plan_chunks, process_in_chunks
+from harken.tasks.chunking import plan_chunks, process_in_chunks, process_with_context
 
 
 @pytest.mark.parametrize("frames", [1, 99, 100, 101, 181, 5000, 50001])
@@ -56,3 +56,22 @@ def test_a_stream_shorter_than_said_ends_in_silence():
     values = np.concatenate(list(out))[:, 0]
     assert len(values) == 80
     assert values.sum() == pytest.approx(50, abs=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 40, 333, 1000])
+def test_pieces_with_their_context_are_the_whole(frames):
+    samples = np.random.default_rng(0).standard_normal((frames, 2)).astype(np.float32)
+    taps = np.random.default_rng(1).standard_normal(41)
+
+    def process(x):
+        return np.stack([np.convolve(np.pad(x[:, i], 20), taps, "valid") for i in range(2)], 1)
+
+    blocks = (samples[i : i + 37] for i in range(0, frames, 37))
+    parts = list(process_with_context(blocks, process, frames=frames, channels=2, chunk=105, context=20, hop=10))
+    assert np.allclose(np.concatenate(parts), process(samples), atol=1e-6)
+    assert all(len(part) == 100 for part in parts[:-1])
+
+
+def test_a_context_off_the_grid_is_refused():
+    with pytest.raises(InputError, match="whole hops"):
+        next(process_with_context([], lambda x: x, frames=9, channels=1, chunk=10, context=5, hop=2))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harken.cli.training import check_device, need, run_training, talker
+from harken.cli.train_ap_bwe import ap_bwe
+from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
 
 if TYPE_CHECKING:
-    from harken.data.mixing import Recordings
     from harken.models.enhance.codec import SpectrumEnhancer
     from harken.train.losses import EnhancementWeights
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     train.callback()(_one_command_each)
     for enhancer in ("mp-senet", "mambattention"):
         train.command(enhancer)(denoiser)
+    train.command("ap-bwe")(ap_bwe)
     app.add_typer(train, name="train")
 
 
@@ -201,13 +202,13 @@ def denoiser(
     )
 
     talk = talker()
-    train_clean, judge_clean = _split("clean", clean, held_out_clean)
-    train_noise, judge_noise = _split("noise", noise or [], held_out_noise)
+    train_clean, judge_clean = split_recordings("clean", clean, held_out_clean)
+    train_noise, judge_noise = split_recordings("noise", noise or [], held_out_noise)
     rate = config.sample_rate
     recordings = [Recordings(paths, rate) if paths else None for paths in (train_clean, train_noise)]
     held_out = [Recordings(paths, rate) if paths else None for paths in (judge_clean, judge_noise)]
-    talk(f"{_amount('clean speech', recordings[0])}, {_amount('noise', recordings[1])}")
-    talk(f"held out: {_amount('clean speech', held_out[0])}, {_amount('noise', held_out[1])}")
+    talk(f"{amount('clean speech', recordings[0])}, {amount('noise', recordings[1])}")
+    talk(f"held out: {amount('clean speech', held_out[0])}, {amount('noise', held_out[1])}")
     responses = []
     if mix.reverb or mix.noise_reverb:
         from harken.data.rooms import room_responses
@@ -283,33 +284,6 @@ def _loss_weights(given: list[str], *, short: bool) -> EnhancementWeights:
             raise InputError(f"--loss takes NAME=WEIGHT with one of {', '.join(asdict(weights))}, got '{entry}'")
         weights = replace(weights, **{name: weight})
     return weights
-
-
-def _split(kind: str, folders: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
-    """What to train on and what to judge on; with nothing to judge on, the last tenth of each folder's files."""
-    from harken.data.mixing import audio_files
-    from harken.errors import InputError
-
-    if held_out:
-        return folders, held_out
-    train: list[Path] = []
-    judge: list[Path] = []
-    for folder in folders:
-        paths = audio_files(folder)
-        if not paths:
-            raise InputError(f"no audio files in '{folder}'")
-        kept = len(paths) - max(len(paths) // 10, 1 if len(paths) > 1 else 0)
-        train += paths[:kept]
-        judge += paths[kept:]
-    if folders and not judge:
-        raise InputError(f"one {kind} file cannot both train and judge: give more files, or --held-out-{kind} FOLDER")
-    return train, judge
-
-
-def _amount(what: str, recordings: Recordings | None) -> str:
-    if recordings is None:
-        return f"no recorded {what}"
-    return f"{recordings.seconds / 60:.1f} min of {what} in {len(recordings)} file{'s' * (len(recordings) > 1)}"
 
 
 def _metrics(metrics: dict[str, float]) -> str:

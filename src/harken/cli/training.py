@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harken.data.mixing import Recordings
     from harken.train.loop import LoopConfig, Recipe
 
 Describe = Callable[[dict[str, float]], str]
@@ -66,6 +67,34 @@ def talker() -> Callable[[str], None]:
 
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False, soft_wrap=True)
     return lambda text: console.print(text, markup=False)
+
+
+def split_recordings(kind: str, folders: list[Path], held_out: list[Path] | None) -> tuple[list[Path], list[Path]]:
+    """What to train on and what to judge on; with nothing to judge on, the last tenth of each folder's files."""
+    from harken.data.mixing import audio_files
+    from harken.errors import InputError
+
+    if held_out:
+        return folders, held_out
+    train: list[Path] = []
+    judge: list[Path] = []
+    for folder in folders:
+        paths = audio_files(folder)
+        if not paths:
+            raise InputError(f"no audio files in '{folder}'")
+        kept = len(paths) - max(len(paths) // 10, 1 if len(paths) > 1 else 0)
+        train += paths[:kept]
+        judge += paths[kept:]
+    if folders and not judge:
+        raise InputError(f"one {kind} file cannot both train and judge: give more files, or --held-out-{kind} FOLDER")
+    return train, judge
+
+
+def amount(what: str, recordings: Recordings | None) -> str:
+    """How much there is, in words."""
+    if recordings is None:
+        return f"no recorded {what}"
+    return f"{recordings.seconds / 60:.1f} min of {what} in {len(recordings)} file{'s' * (len(recordings) > 1)}"
 
 
 class TrainingBar:

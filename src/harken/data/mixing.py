@@ -123,6 +123,16 @@ class Recordings:
             samples = samples[start : start + length]
         return samples.astype(np.float32) / np.float32(32768)
 
+    def sounding_crop(self, length: int, rng: np.random.Generator) -> Waveform:
+        """A crop in which somebody speaks: the loudest of a few tries when the first is nearly silent."""
+        best = self.crop(length, rng)
+        for _ in range(4):
+            if rms(best) > 0.01:
+                break
+            other = self.crop(length, rng)
+            best = other if rms(other) > rms(best) else best
+        return best
+
 
 class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
     """Endless, seeded pairs ``(noisy, clean)``: item ``i`` is the same in every process, worker and run.
@@ -159,7 +169,7 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
         rng = np.random.default_rng((self.seed, index))
         c = self.config
         samples = round(c.seconds * c.sample_rate)
-        clean = self._speech(samples, rng)
+        clean = self.clean.sounding_crop(samples, rng)
         if c.speech_tilt:
             clean = tilt(clean, rng.uniform(-c.speech_tilt, c.speech_tilt), c.sample_rate)
         noise = self._one_noise(samples, rng)
@@ -178,16 +188,6 @@ class NoisySpeech(Dataset[tuple[Waveform, Waveform]]):
             limit = np.abs(noisy).max() * rng.uniform(0.3, 0.9)
             noisy = np.clip(noisy, -limit, limit)
         return noisy.astype(np.float32), direct.astype(np.float32)
-
-    def _speech(self, samples: int, rng: np.random.Generator) -> Waveform:
-        """A crop in which somebody speaks: the loudest of a few tries when the first is nearly silent."""
-        best = self.clean.crop(samples, rng)
-        for _ in range(4):
-            if rms(best) > 0.01:
-                break
-            other = self.clean.crop(samples, rng)
-            best = other if rms(other) > rms(best) else best
-        return best
 
     def _one_noise(self, samples: int, rng: np.random.Generator) -> Waveform:
         c = self.config

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from harken.layers.inference import only_computes
+
 
 class ConvNeXtBlock(nn.Module):
     """``x + scale * down(gelu(up(norm(depthwise(x)))))``, channels last, so that all but the first is a product.
@@ -29,5 +31,17 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def forward(self, x: Float[Tensor, "rows length dim"]) -> Float[Tensor, "rows length dim"]:
-        y = self.norm(self.depthwise(x.mT).mT)
-        return torch.addcmul(x, self.scale, self.down(F.gelu(self.up(y))))
+        y = self._convolve_in_place(x) if only_computes(self, x) else self.depthwise(x.mT).mT
+        return torch.addcmul(x, self.scale, self.down(F.gelu(self.up(self.norm(y)))))
+
+    def _convolve_in_place(self, x: Float[Tensor, "rows length dim"]) -> Float[Tensor, "rows length dim"]:
+        """The depthwise convolution as a sum of shifted copies: channels stay last, nothing is transposed or kept."""
+        weight, bias = self.depthwise.weight[:, 0].t().contiguous(), self.depthwise.bias
+        assert bias is not None
+        reach, length = len(weight) // 2, x.shape[1]
+        y = torch.addcmul(bias.to(x.dtype), x, weight[reach])
+        for offset in (o for o in range(-reach, reach + 1) if o and abs(o) < length):
+            here = slice(max(0, -offset), length - max(0, offset))
+            there = slice(max(0, offset), length + min(0, offset))
+            y[:, here].addcmul_(x[:, there], weight[reach + offset])
+        return y

@@ -30,6 +30,7 @@ _MODELS = {
 
 # slug -> the command that makes weights, where there is one
 _TRAINED_BY = {
+    "ap-bwe": "harken train ap-bwe",
     "decoder": "harken write train",
     "litv2": "harken see classify train --model litv2",
     "mavit": "harken see classify train --model mavit",

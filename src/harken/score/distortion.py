@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import overload
 
 import numpy as np
@@ -116,19 +117,50 @@ def segmental_snr(reference: Waveform, estimate: Waveform, rate: int) -> float:
 
 
 def log_spectral_distance(
-    reference: Waveform, estimate: Waveform, *, n_fft: int = 2048, hop_length: int = 512
+    reference: Waveform,
+    estimate: Waveform,
+    *,
+    n_fft: int = 2048,
+    hop_length: int = 512,
+    band: tuple[float, float] = (0.0, 1.0),
 ) -> float:
     """Log-spectral distance: 0 for equal signals, larger is worse; in decades of power (times 10: dB).
 
     ``mean_t sqrt(mean_f (log10 |S|^2 - log10 |E|^2)^2)``, periodic Hann window, centred frames with reflection, powers
     no smaller than 1e-8; the definition of the bandwidth-extension tables (AP-BWE, arXiv 2401.06387).
 
+    Args:
+        reference, estimate: of one rate.
+        n_fft, hop_length: of the spectra.
+        band: the frequencies that count, as shares of half the rate; ``(0.5, 1)`` is what a signal of half that rate
+            lacks.
+
     Raises:
-        InputError: not longer than ``n_fft // 2`` samples; see also :func:`harken.score.waveform.matched`.
+        InputError: not longer than ``n_fft // 2`` samples, or a band without frequencies; see also
+            :func:`harken.score.waveform.matched`.
 
     >>> noise = np.random.default_rng(0).standard_normal(8000)
     >>> round(log_spectral_distance(noise, 10 * noise), 3)
     2.0
+    """
+    first, last = (round(edge * (n_fft // 2)) for edge in band)
+    if not 0 <= first <= last <= n_fft // 2:
+        raise InputError(f"expected a band within (0, 1), low before high, got {band}")
+    total, count = 0.0, 0
+    for spectra in spectra_of_pairs(reference, estimate, n_fft=n_fft, hop_length=hop_length):
+        ours, theirs = (np.log10(np.maximum(np.abs(part[:, first : last + 1]) ** 2, 1e-8)) for part in spectra)
+        total += float(np.sqrt(np.square(ours - theirs).mean(1)).sum())
+        count += len(ours)
+    return total / count
+
+
+def spectra_of_pairs(
+    reference: Waveform, estimate: Waveform, *, n_fft: int, hop_length: int, block: int = 256
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Spectra ``(frames, bins)`` of both signals, some frames at a time: Hann window, centred, edges reflected.
+
+    Raises:
+        InputError: not longer than ``n_fft // 2`` samples; see also :func:`harken.score.waveform.matched`.
     """
     pair = matched(reference, estimate)
     if len(pair[0]) <= n_fft // 2:
@@ -138,10 +170,6 @@ def log_spectral_distance(
         np.lib.stride_tricks.sliding_window_view(np.pad(signal, n_fft // 2, mode="reflect"), n_fft)[::hop_length]
         for signal in pair
     ]
-    total, block = 0.0, 256
     for start in range(0, len(views[0]), block):
-        ours, theirs = (
-            np.log10(np.maximum(np.abs(np.fft.rfft(view[start : start + block] * window)) ** 2, 1e-8)) for view in views
-        )
-        total += float(np.sqrt(np.square(ours - theirs).mean(1)).sum())
-    return total / len(views[0])
+        ours, theirs = (np.fft.rfft(view[start : start + block] * window) for view in views)
+        yield ours, theirs

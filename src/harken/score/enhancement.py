@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +94,8 @@ def score_enhancement(
     return scores | _Computation(ours, theirs, rate).run(names)
 
 
-def check_metrics(metrics: Iterable[str] | None) -> tuple[str, ...]:
-    """The metrics asked for, in the order asked; all when None.
+def check_metrics(metrics: Iterable[str] | None, known: Mapping[str, Metric] = METRICS) -> tuple[str, ...]:
+    """The metrics asked for, in the order asked; all that are known when None.
 
     Raises:
         InputError: a name that is none, or none at all.
@@ -104,12 +104,12 @@ def check_metrics(metrics: Iterable[str] | None) -> tuple[str, ...]:
     Traceback (most recent call last):
     harken.errors.InputError: no metric named 'psnr': choose among pesq_wb, pesq_nb, stoi, estoi, si_sdr, segsnr, ...
     """
-    names = tuple(METRICS) if metrics is None else tuple(dict.fromkeys(metrics))
+    names = tuple(known) if metrics is None else tuple(dict.fromkeys(metrics))
     for name in names:
-        if name not in METRICS:
-            raise InputError(f"no metric named '{name}': choose among {', '.join(METRICS)}")
+        if name not in known:
+            raise InputError(f"no metric named '{name}': choose among {', '.join(known)}")
     if not names:
-        raise InputError(f"no metric asked for: choose among {', '.join(METRICS)}")
+        raise InputError(f"no metric asked for: choose among {', '.join(known)}")
     return names
 
 

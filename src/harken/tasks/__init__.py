@@ -11,7 +11,12 @@ from harken.errors import InputError
 __all__ = ["list_tasks", "task"]
 
 # verb -> where its function lives, so that naming the verbs imports none of them
-_TASKS = {"enhance": "harken.tasks.enhance:enhance", "score": "harken.tasks.score:score"}
+_TASKS = {
+    "enhance": "harken.tasks.enhance:enhance",
+    "extend": "harken.tasks.extend:extend",
+    "score": "harken.tasks.score:score",
+    "score_separation": "harken.tasks.score_separation:score_separation",
+}
 
 
 def list_tasks() -> list[str]:

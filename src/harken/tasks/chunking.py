@@ -73,6 +73,43 @@ def process_in_chunks(
         yield result[:advance]
 
 
+def process_with_context(
+    blocks: Iterable[Float[np.ndarray, "_ channels"]],
+    process: Process,
+    *,
+    frames: int,
+    channels: int,
+    chunk: int,
+    context: int,
+    hop: int = 1,
+) -> Iterator[Float[np.ndarray, "_ channels"]]:
+    """Run ``process`` on pieces of a stream together with what lies around them: exactly what it makes of the whole.
+
+    Args:
+        blocks: the stream, cut anywhere.
+        process: maps a piece to another of the same shape; a frame of its result depends on ``context`` frames around
+            it and no others, counted from the grid of ``hop`` frames that begins where the piece begins.
+        frames: length of the whole stream; a shorter stream is continued by silence.
+        channels: columns of every block.
+        chunk: frames that a piece brings on, whole hops of it.
+        context: frames seen on both sides, whole hops.
+        hop: the grid.
+
+    Raises:
+        InputError: a context that is no whole number of hops, or a chunk shorter than one.
+    """
+    if hop < 1 or chunk < hop or context < 0 or context % hop:
+        raise InputError(f"expected whole hops of context and a chunk of at least one, got {context}, {chunk}, {hop}")
+    source, step, begin = iter(blocks), chunk // hop * hop, 0
+    held = np.zeros((0, channels), np.float32)  # from ``begin`` on
+    for start in range(0, frames, step):
+        stop, first = min(start + step, frames), max(0, start - context)
+        held, begin = held[first - begin :], first
+        held = _fill(held, source, min(frames, stop + context) - first)
+        result = process(held[: min(frames, stop + context) - first])
+        yield result[start - first : stop - first]
+
+
 def _fill(held: np.ndarray, source: Iterator[np.ndarray], frames: int) -> np.ndarray:
     parts, count = [held], len(held)
     while count < frames:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harken import models
-from harken.data.audio import BLOCK, Audio, not_finite, open_audio, resample_blocks
+from harken.data.audio import Audio, open_audio, resample_blocks
 from harken.errors import CapabilityError, CheckpointError, InputError
 from harken.tasks.chunking import plan_chunks, process_in_chunks
 from harken.tasks.levels import LevelMeter
 from harken.tasks.pictures import Sketch
-
-Progress = Callable[[str, float, float], None]
-"""Called with the recording's name, the seconds done and the seconds in all."""
+from harken.tasks.recordings import (
+    FirstPass,
+    HeldAudio,
+    Progress,
+    Recording,
+    as_came,
+    as_samples,
+    exactly,
+    find_device,
+    given_rate,
+)
 
 _SHORTEST = 0.25  # seconds: what is shorter is padded for the model
 _CHANNELS_AT_ONCE = 4  # bounds memory on recordings of many channels
@@ -67,36 +75,17 @@ def enhance(
     harken.errors.InputError: cannot read 'missing.wav': no such file
     """
     if isinstance(source, (Audio, np.ndarray, Tensor)):
-        audio = source if isinstance(source, Audio) else Audio(_as_samples(source), _given(rate, source))
+        audio = source if isinstance(source, Audio) else Audio(as_samples(source), given_rate(rate, source))
         run = Run.load(model, weights, device=device, chunk=chunk, overlap=overlap)
-        result = np.concatenate(list(run.stream(_Held(audio), progress=progress)))
+        result = np.concatenate(list(run.stream(HeldAudio(audio), progress=progress)))
         if isinstance(source, Audio):
             return Audio(result, audio.rate)
-        return _as_came(result, source)
+        return as_came(result, source)
     if rate is not None:
         raise InputError("rate= is for arrays and tensors: a file says its own")
     with open_audio(source) as file:
         run = Run.load(model, weights, device=device, chunk=chunk, overlap=overlap)
         return Audio(np.concatenate(list(run.stream(file, progress=progress))), file.rate)
-
-
-class Recording(Protocol):
-    """What can be enhanced: samples that can be streamed twice."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def rate(self) -> int:
-        """Frames per second."""
-
-    @property
-    def channels(self) -> int:
-        """How many."""
-
-    def blocks(self) -> Iterator[Float[np.ndarray, "_ channels"]]:
-        """All samples from the start on."""
 
 
 @dataclass
@@ -138,7 +127,7 @@ class Run:
             raise InputError(f"chunk must be between 1 and 3600 seconds, got {chunk}")
         if not 0.0 <= overlap <= (chunk or overlap * 2) / 2:
             raise InputError(f"overlap must be between 0 and half a chunk ({(chunk or 0) / 2} s), got {overlap}")
-        place = _device(device)
+        place = find_device(device)
         if isinstance(model, str):
             model = models.load(model, os.fspath(weights) if weights is not None else None)
         if not hasattr(model, "enhance"):
@@ -148,28 +137,13 @@ class Run:
     def survey(self, recording: Recording, *, sketch: bool = False) -> Measured:
         """The first pass: count the frames, refuse NaN, measure the level of each channel at the model's rate."""
         rate = self.model.sample_rate
-        count = bad = first = 0
-
-        def checked() -> Iterator[np.ndarray]:
-            nonlocal count, bad, first
-            for block in recording.blocks():
-                wrong = ~np.isfinite(block)
-                if wrong.any():
-                    first = first if bad else count + int(np.flatnonzero(wrong.any(1))[0])
-                    bad += int(wrong.sum())
-                    block = np.where(wrong, np.float32(0), block)
-                count += len(block)
-                yield block
-
+        first = FirstPass(recording)
         before = LevelMeter(recording.channels, rate)
-        for block in resample_blocks(checked(), recording.rate, rate, recording.channels):
+        for block in resample_blocks(first.blocks(), recording.rate, rate, recording.channels):
             before.add(block)
-        if bad:
-            raise not_finite(recording.name, bad, first, recording.rate)
-        if count == 0:
-            raise InputError(f"'{recording.name}' holds no samples: nothing to enhance")
+        first.check("enhance")
         sketches = (Sketch(before.frames, rate), Sketch(before.frames, rate)) if sketch else None
-        return Measured(count, before, LevelMeter(recording.channels, rate), sketches)
+        return Measured(first.frames, before, LevelMeter(recording.channels, rate), sketches)
 
     def stream(
         self, recording: Recording, *, measured: Measured | None = None, progress: Progress | None = None
@@ -202,7 +176,7 @@ class Run:
                 measured.after.add(block)
                 yield block
 
-        yield from _exactly(measured.frames, resample_blocks(enhanced(), rate, recording.rate, channels))
+        yield from exactly(measured.frames, resample_blocks(enhanced(), rate, recording.rate, channels))
 
     def _forward(
         self, samples: Float[np.ndarray, "frames channels"], level: Float[np.ndarray, " channels"], name: str
@@ -228,67 +202,3 @@ class Run:
         if not np.isfinite(result).all():
             raise CheckpointError(f"the model answered '{name}' with NaN: its weights are damaged or of another model")
         return result
-
-
-@dataclass(frozen=True)
-class _Held:
-    """Audio in memory, seen as a recording."""
-
-    audio: Audio
-    name: str = "the samples"
-
-    @property
-    def rate(self) -> int:
-        return self.audio.rate
-
-    @property
-    def channels(self) -> int:
-        return self.audio.channels
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        samples = self.audio.samples
-        return (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
-
-
-def _exactly(frames: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The stream cut, or continued by silence, to ``frames``: resampling there and back may round by a few."""
-    left, channels = frames, 1
-    for block in blocks:
-        channels = block.shape[1]
-        if left and len(block):
-            yield block[:left]
-        left -= min(left, len(block))
-    if left:
-        yield np.zeros((left, channels), np.float32)
-
-
-def _as_samples(source: np.ndarray | Tensor) -> np.ndarray:
-    if isinstance(source, Tensor):
-        source = source.detach().cpu().float().numpy().T if source.is_floating_point() else source.cpu().numpy().T
-    return source
-
-
-def _as_came(result: np.ndarray, source: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    if isinstance(source, Tensor):
-        return torch.from_numpy(np.ascontiguousarray(result.T)).reshape(source.shape).to(source)
-    return result.reshape(source.shape).astype(source.dtype, copy=False)
-
-
-def _given(rate: int | None, source: Any) -> int:
-    if rate is None:
-        raise InputError(f"a {type(source).__name__} does not say its rate: pass rate=16000, or whatever it is")
-    return rate
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"no device named '{name}': one of cpu, cuda, cuda:0, mps, auto") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    here = there.get(device.type, False)
-    if not here or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"the device '{name}' is not available here: use cpu")
-    return device

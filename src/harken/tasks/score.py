@@ -17,6 +17,7 @@ from torch import Tensor
 from harken.data.audio import Audio, read
 from harken.errors import HarkenError, InputError, MissingExtraError
 from harken.score.enhancement import METRICS, check_metrics, score_enhancement
+from harken.score.extension import EXTENSION_METRICS, score_extension
 from harken.tasks.pairing import Pair, pair_folders, run_pairs
 from harken.whole_files import write_text
 
@@ -99,6 +100,7 @@ def score(
     rate: int | None = None,
     metrics: Iterable[str] | None = None,
     align: bool = False,
+    above: float | None = None,
     workers: int | None = 1,
     progress: Progress | None = None,
 ) -> ScoreReport:
@@ -115,6 +117,8 @@ def score(
         rate: of arrays and tensors, in Hz.
         metrics: names from :data:`harken.score.METRICS`; all when None.
         align: find and remove the estimate's delay, up to 50 ms, first.
+        above: score an extended bandwidth, by :data:`harken.score.EXTENSION_METRICS`: where the band begins that the
+            system was not given, Hz.
         workers: processes that score a folder; None takes as many as pay. More than one starts fresh interpreters, so a
             script then needs its ``if __name__ == "__main__":``.
         progress: called after each pair.
@@ -129,15 +133,17 @@ def score(
     >>> round(report.mean["si_sdr"])
     20
     """
-    names = check_metrics(metrics)
+    names = check_metrics(metrics, METRICS if above is None else EXTENSION_METRICS)
     _check_packages(names)
+    if above is not None and align:
+        raise InputError("extended bandwidth is scored as it is: leave align= out, or above=")
     folders = [isinstance(side, (str, os.PathLike)) and Path(side).is_dir() for side in (reference, estimate)]
     if not any(folders):
-        return ScoreReport(names, (_score_pair(reference, estimate, rate, names, align),))
+        return ScoreReport(names, (_score_pair(reference, estimate, rate, names, align, above),))
     if not all(folders):
         raise InputError("a folder stands against a single recording: give two files or two folders")
     pairs, unmatched, ambiguous = pair_folders(Path(reference), Path(estimate))  # type: ignore[arg-type]
-    results = run_pairs(_score_files, pairs, (names, align), workers, progress)
+    results = run_pairs(_score_files, pairs, (names, align, above), workers, progress)
     return ScoreReport(
         names,
         tuple(result for result in results if isinstance(result, FileScore)),
@@ -149,10 +155,10 @@ def score(
     )
 
 
-def _score_files(pair: Pair, metrics: tuple[str, ...], align: bool) -> FileScore | str:
+def _score_files(pair: Pair, metrics: tuple[str, ...], align: bool, above: float | None) -> FileScore | str:
     """One pair of a folder, in a worker: the scores, or the one line that says what is wrong."""
     try:
-        return _score_pair(pair.reference, pair.estimate, None, metrics, align, pair.name)
+        return _score_pair(pair.reference, pair.estimate, None, metrics, align, above, pair.name)
     except HarkenError as error:
         return str(error)
 
@@ -163,6 +169,7 @@ def _score_pair(
     rate: int | None,
     metrics: tuple[str, ...],
     align: bool,
+    above: float | None = None,
     name: str | None = None,
 ) -> FileScore:
     ours, theirs = _audio(reference, rate), _audio(estimate, rate)
@@ -180,10 +187,14 @@ def _score_pair(
     channels = [channel for channel in range(ours.channels) if ours.samples[:, channel].any()]
     if 0 < len(channels) < ours.channels:
         notes.append(f"{ours.channels - len(channels)} silent reference channel(s) left out")
-    found = [
-        score_enhancement(ours.samples[:, channel], theirs.samples[:, channel], ours.rate, metrics, align=align)
-        for channel in channels or [0]
-    ]
+    found = []
+    for channel in channels or [0]:
+        sides = ours.samples[:, channel], theirs.samples[:, channel], ours.rate
+        if above is None:
+            found.append(score_enhancement(*sides, metrics, align=align))
+        else:
+            every = score_extension(*sides, above=above)
+            found.append({metric: every[metric] for metric in metrics})
     scores = {metric: _mean([scores[metric] for scores in found]) for metric in found[0]}
     return FileScore(name, min(ours.frames, theirs.frames) / ours.rate, scores, tuple(notes))
 
@@ -205,7 +216,7 @@ def _name(source: Source) -> str | None:
 
 def _check_packages(metrics: tuple[str, ...]) -> None:
     """Say that a package is missing once, before any file is read."""
-    for package in {METRICS[name].package for name in metrics} - {None}:
+    for package in {METRICS[name].package for name in metrics if name in METRICS} - {None}:
         if package and find_spec(package) is None:
             raise MissingExtraError(package, extra="score")
 

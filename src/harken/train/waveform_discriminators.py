@@ -23,6 +23,12 @@ class Opinion(NamedTuple):
     scores: Tensor
     features: list[Tensor]
 
+    def halves(self) -> tuple[Opinion, Opinion]:
+        """What was said of the first and of the second half of a batch."""
+        scores, features = self.scores.chunk(2), [part.chunk(2) for part in self.features]
+        first, second = (Opinion(scores[i], [part[i] for part in features]) for i in (0, 1))
+        return first, second
+
 
 class PeriodDiscriminator(nn.Module):
     """A waveform folded into rows of one period, seen by convolutions along the columns (HiFi-GAN, arXiv 2010.05646).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,6 +14,9 @@ from harken.errors import CheckpointError, InputError
 from harken.layers.convnext import ConvNeXtBlock
 from harken.models._base import Model, build
 from harken.signal.spectrum import pad_to_frames
+
+# target rate -> the source rates that the paper extends to it, Hz
+PAIRS: dict[int, tuple[int, ...]] = {16000: (2000, 4000, 8000), 48000: (8000, 12000, 16000, 24000)}
 
 _FLOOR = 1e-4  # added to amplitudes before the logarithm: what silence is
 _LOUDEST = 10.0  # of a logarithmic amplitude before it is raised again
@@ -47,8 +50,23 @@ class APBWEConfig:
             raise InputError("expected 0 < hop_length <= win_length <= n_fft <= 65536")
 
     @classmethod
+    def paper(cls, sample_rate: int = 16000, source_rate: int = 8000) -> Self:
+        """The paper's size for one of :data:`PAIRS` of rates: the spectrum is the same for all of them.
+
+        Raises:
+            InputError: the paper has no such pair.
+        """
+        _check_pair(sample_rate, source_rate)
+        return cls(sample_rate=sample_rate, source_rate=source_rate)
+
+    @classmethod
     def small(cls, sample_rate: int = 16000, source_rate: int = 8000) -> Self:
-        """What the bundled weights use: 40 times smaller, many times faster than real time on a laptop's CPU."""
+        """40 times smaller, many times faster than real time on a laptop's CPU.
+
+        Raises:
+            InputError: the paper has no such pair.
+        """
+        _check_pair(sample_rate, source_rate)
         return cls(channels=64, layers=4, sample_rate=sample_rate, source_rate=source_rate)
 
 
@@ -85,6 +103,26 @@ class APBWE(Model):
         """Frames on each side that a frame depends on."""
         return 3 * (self.config.layers + 1)
 
+    @property
+    def context(self) -> int:
+        """Samples on each side that a sample depends on, whole hops: the reach, and a window at either end of it.
+
+        A piece of a recording that begins at a whole hop is, further inside than this, what the whole would be there.
+        """
+        hops_of_half_a_window = -(-self.config.win_length // (2 * self.config.hop_length))
+        return (self.reach + 2 * hops_of_half_a_window) * self.config.hop_length
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return self.config.hop_length
+
+    def at_rates(self, sample_rate: int, source_rate: int) -> Self:
+        """The same model under other rates: a bare checkpoint does not say to which it belongs."""
+        self.config = replace(self.config, sample_rate=sample_rate, source_rate=source_rate)
+        self.sample_rate = sample_rate
+        return self
+
     def analyse(
         self, waveform: Float[Tensor, "batch samples"]
     ) -> tuple[Float[Tensor, "batch bins frames"], Float[Tensor, "batch bins frames"]]:
@@ -111,8 +149,11 @@ class APBWE(Model):
         length: int | None = None,
     ) -> Float[Tensor, "batch samples"]:
         """The waveform of a log amplitude and a phase."""
-        c = self.config
         spectrum = torch.polar(log_amplitude.float().clamp_max(_LOUDEST).exp(), phase.float())
+        return self._invert(spectrum, length)
+
+    def _invert(self, spectrum: Tensor, length: int | None) -> Float[Tensor, "batch samples"]:
+        c = self.config
         return torch.istft(
             spectrum, c.n_fft, c.hop_length, c.win_length, self.window.float(), center=True, length=length
         )
@@ -121,21 +162,31 @@ class APBWE(Model):
         self, log_amplitude: Float[Tensor, "batch bins frames"], phase: Float[Tensor, "batch bins frames"]
     ) -> tuple[Float[Tensor, "batch bins frames"], Float[Tensor, "batch bins frames"]]:
         """Wideband log amplitude and phase of narrowband ones."""
+        made, real, imaginary = self._predict(log_amplitude, phase)
+        return made, torch.atan2(imaginary, real)
+
+    def _predict(
+        self, log_amplitude: Float[Tensor, "batch bins frames"], phase: Float[Tensor, "batch bins frames"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log amplitude, and the two numbers of which the phase is the angle."""
         m, p = self.amplitude.enter(log_amplitude), self.phase.enter(phase)
         for of_amplitude, of_phase in zip(self.amplitude.blocks, self.phase.blocks, strict=True):
             m = m + p
             p = p + m  # the amplitude as it is by now
             m, p = of_amplitude(m), of_phase(p)
         m, p = self.amplitude.norm_out(m), self.phase.norm_out(p)
-        made = torch.atan2(self.to_imaginary(p), self.to_real(p))
-        return log_amplitude + self.to_amplitude(m).mT, made.mT
+        return log_amplitude + self.to_amplitude(m).mT, self.to_real(p).mT, self.to_imaginary(p).mT
 
     def extend(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
         """Waveforms at ``sample_rate`` that hold nothing above half of ``source_rate``, with what belongs there."""
         samples = waveform.shape[-1]
         padded = pad_to_frames(waveform, self.config.n_fft)
-        log_amplitude, phase = self(*self.analyse(padded))
-        return self.synthesise(log_amplitude, phase, padded.shape[-1])[:, :samples].to(waveform.dtype)
+        made, real, imaginary = self._predict(*self.analyse(padded))
+        # brought to length one, the two are cosine and sine: no angle need be found and undone
+        length = torch.hypot(real.float(), imaginary.float()).clamp_min(1e-20)
+        scale = made.float().clamp_max(_LOUDEST).exp() / length
+        spectrum = torch.complex(scale * real.float(), scale * imaginary.float())
+        return self._invert(spectrum, padded.shape[-1])[:, :samples].to(waveform.dtype)
 
     @classmethod
     def from_authors(cls, state_dict: Mapping[str, Any], config: APBWEConfig | None = None) -> Self:
@@ -176,6 +227,12 @@ class Stream(nn.Module):
     def enter(self, x: Float[Tensor, "batch bins frames"]) -> Float[Tensor, "batch frames channels"]:
         """Frames of ``channels``."""
         return self.norm_in(self.lift(x).mT)
+
+
+def _check_pair(sample_rate: int, source_rate: int) -> None:
+    if source_rate not in PAIRS.get(sample_rate, ()):
+        known = "; ".join(f"{', '.join(map(str, sources))} to {target}" for target, sources in PAIRS.items())
+        raise InputError(f"no preset extends {source_rate} Hz to {sample_rate} Hz: {known}")
 
 
 _AUTHORS_NAMES = (

@@ -1,0 +1,90 @@
+"""Extend files: many recordings of any length in constant memory, each result whole or absent, and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harken.data.audio import AudioFile
+from harken.tasks.extend import Run
+from harken.tasks.file_reports import Batch, FileResult, FilesReport, deliver, note_clipping
+from harken.tasks.pictures import draw_before_after
+from harken.tasks.recordings import Progress
+
+
+@dataclass
+class ExtendedFile(FileResult):
+    """What became of one input.
+
+    Attributes:
+        bandwidth_hz: where the input's spectrum ends, whatever its rate says; 0 for silence.
+        output_rate: frames per second of the output.
+        input_level_dbfs, output_level_dbfs: RMS of all channels, each at its own rate, not below -120.
+    """
+
+    bandwidth_hz: float | None = None
+    output_rate: int | None = None
+    input_level_dbfs: float | None = None
+    output_level_dbfs: float | None = None
+
+
+ExtendReport = FilesReport[ExtendedFile]
+
+
+def extend_files(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    to: int | None = None,
+    source_rate: int | None = None,
+    model: str | Any = "ap-bwe",
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    chunk: float = 10.0,
+    keep_band: bool = True,
+    overwrite: bool = False,
+    plot: bool = False,
+    progress: Progress | None = None,
+    finished: Callable[[ExtendedFile], None] | None = None,
+) -> ExtendReport:
+    """Extend files, folders and patterns; a broken one does not stop the rest.
+
+    Results keep the channels and, where libsndfile can write it, the format and sample format of their input.
+
+    Args:
+        sources, out, overwrite, plot: as for :meth:`harken.tasks.file_reports.Batch.plan`.
+        source_rate: what a bare checkpoint of the authors was trained for, which it does not say.
+        to, model, weights, device, chunk, keep_band, progress: as for :func:`harken.tasks.extend.extend`.
+        finished: called with each result as it comes.
+
+    Raises:
+        InputError: nothing to do, or an argument out of range.
+        OutputError: outputs that collide with each other or with inputs.
+        CheckpointError: the weights cannot be used.
+        MissingExtraError: ``plot`` without matplotlib.
+    """
+    batch = Batch.plan(sources, out, suffix="extended", overwrite=overwrite, plot=plot)
+    run = Run.load(model, weights, to=to, source_rate=source_rate, device=device, chunk=chunk, keep_band=keep_band)
+
+    def work(audio: AudioFile, target: Path, result: ExtendedFile) -> None:
+        measured = run.survey(audio, sketch=plot)
+        result.seconds, result.output_rate = measured.frames / audio.rate, run.to
+        result.bandwidth_hz = round(measured.bandwidth)
+        frames = run.frames_of(measured.frames, audio.rate)
+        deliver(
+            run.stream(audio, measured=measured, progress=progress), target, audio, result, rate=run.to, frames=frames
+        )
+        if measured.sketches:
+            picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
+            draw_before_after(*measured.sketches, picture, title=target.name)
+            result.picture = str(picture)
+        result.input_level_dbfs = round(measured.before.dbfs, 2)
+        result.output_level_dbfs = round(measured.after.dbfs, 2)
+        result.notes += measured.notes
+        note_clipping(result, measured.after.peak)
+
+    name = model if isinstance(model, str) else type(model).__name__
+    return batch.run(FilesReport("extend", name, []), ExtendedFile, work, finished)
