@@ -18,9 +18,9 @@ class BandwidthMeter:
     """Add blocks, then read where the spectrum falls off a cliff, for good.
 
     The mean power spectrum of all channels is searched upwards for the first frequency from 12 % above which nothing
-    comes within 20 dB of what lies just below, or from 30 % above which, within 30 dB; resamplers leave a little next to
-    half the rate, which does not count. Speech itself falls by a few dB in such a distance. Where the spectrum has
-    fallen by 10 dB, it ends. Without a cliff the answer is half the rate.
+    comes within 20 dB of what lies just below, or from 30 % above which, within 30 dB; resamplers leave a little
+    next to half the rate, which does not count. Speech itself falls by a few dB in such a distance. Where the spectrum
+    has fallen by 10 dB, it ends. Without a cliff the answer is half the rate.
 
     >>> meter = BandwidthMeter(48000)
     >>> meter.add(np.random.default_rng(0).standard_normal((48000, 1)).astype(np.float32))
