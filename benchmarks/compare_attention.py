@@ -98,7 +98,7 @@ def save(reports: list[CompareReport], left_out: list[str]) -> None:
         text += [f"\nLeft out: {why}" for why in report.left_out]
     if left_out:
         text += [f"\nToo slow to wait for: {', '.join(left_out)}"]
-    columns = 3
+    columns = min(3, len(reports))
     rows = -(-len(reports) // columns)
     figure = new_figure(5.5 * columns, 4.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).flat
