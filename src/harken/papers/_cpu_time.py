@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from harken.hardware.attention_bench import interleaved
+from harken.hardware.clock import one_thread
 
 
 def training_seconds(
@@ -40,15 +39,5 @@ def training_seconds(
 
         return call
 
-    with _one_thread():  # then the clock is the processor's
+    with one_thread():
         return interleaved({name: training(name, module) for name, module in modules.items()}, rounds, longest)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

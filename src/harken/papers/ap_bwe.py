@@ -43,10 +43,10 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         hop_length=sizes["hop_size"],
         win_length=sizes["win_size"],
     )
-    model: Any = APBWE.from_authors(_part(case.weights, "generator."), config).eval()
+    model: Any = APBWE.from_authors(case.part("generator."), config).eval()
     resolution = case.config["sub_discriminators"]["resolution"]
-    amplitude = SpectrumDiscriminator.from_authors(_part(case.weights, "mrad0."), resolution, "amplitude")
-    phase = SpectrumDiscriminator.from_authors(_part(case.weights, "mrpd0."), resolution, "phase")
+    amplitude = SpectrumDiscriminator.from_authors(case.part("mrad0."), resolution, "amplitude")
+    phase = SpectrumDiscriminator.from_authors(case.part("mrpd0."), resolution, "phase")
     wide, narrow = case.io["wide"], case.io["narrow"]
     with torch.inference_mode():
         of_wide, of_narrow = model.analyse(wide), model.analyse(narrow)
@@ -87,10 +87,6 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             "lsd": torch.tensor([log_spectral_distance(*pair) for pair in pairs]).mean(),
             "snr": torch.tensor([snr(*pair) for pair in pairs]).mean(),
         }
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def fills_the_missing_band(seed: int, quick: bool, progress: Progress) -> Evidence:

@@ -18,7 +18,8 @@ HEAD = """\
 
 What the papers say, tested in experiments small enough to run here. This page is made from the records in
 `docs/claims/`, one for each run of `harken claim`; no number in it was typed by hand. A verdict is about *that*
-experiment: [what the verdicts mean](papers.md#does-it-hold). The rule of a verdict was fixed in code before the run.
+experiment: [what the verdicts mean](papers.md#does-it-hold). The rule of a verdict was fixed in code before the
+run, unless its settings say otherwise.
 """
 _SIGNS = {"holds": "✓", "holds in direction": "↗", "not shown here": "?", "fails here": "✗"}
 

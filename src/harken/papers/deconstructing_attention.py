@@ -51,8 +51,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     x, heads = case.io["H"], case.config["heads"]
 
     def mixer(part: str, **options: Any) -> Any:
-        theirs = {name.removeprefix(f"{part}."): w for name, w in case.weights.items() if name.startswith(f"{part}.")}
-        return DeconstructedAttention.from_authors(theirs, heads=heads, causal=True, **options)
+        return DeconstructedAttention.from_authors(case.part(f"{part}."), heads=heads, causal=True, **options)
 
     with torch.inference_mode():
         standard = mixer("attn")

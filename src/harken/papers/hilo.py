@@ -38,13 +38,13 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     with torch.inference_mode():
         for tag, options in case.config["hilo"].items():
             layer = HiLoAttention.from_authors(
-                _part(case.weights, f"{tag}."), heads=options["num_heads"], window_size=options["window_size"]
+                case.part(f"{tag}."), heads=options["num_heads"], window_size=options["window_size"]
             ).eval()
             y = layer(case.io["x"], grid=grid)
             ours[f"out_{tag}"] = y
             ours |= _branches(layer, y.unflatten(1, grid), tag)
         net = case.config["net"]
-        model = LITv2.from_authors(_part(case.weights, "net."), _config(net, case.io["image"])).eval()
+        model = LITv2.from_authors(case.part("net."), _config(net, case.io["image"])).eval()
         ours["logits"] = model(case.io["image"])
         for i, stage in enumerate(model.maps(case.io["image"])):
             ours[f"stage{i}_out"] = stage.flatten(1, 2)
@@ -76,21 +76,14 @@ def _config(net: dict[str, Any], image: Tensor) -> LITv2Config:
     )
 
 
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-
-
 def fast_on_a_cpu(seed: int, quick: bool, progress: Progress) -> Evidence:
     """Four layers on a 14 x 14 map of 768 channels, as published and with fused attention, in turns, by CPU time."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            medians = _medians(seed, quick, progress)
-    finally:
-        torch.set_num_threads(threads)
+    from harken.hardware.clock import one_thread
+
+    with one_thread(), torch.inference_mode():
+        medians = _medians(seed, quick, progress)
     ratios = {
         (style, batch, other): seconds[other] / seconds["hilo"]
         for (style, batch), seconds in medians.items()

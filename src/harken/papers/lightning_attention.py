@@ -152,6 +152,7 @@ def constant_speed(seed: int, quick: bool, progress: Progress) -> Evidence:
     import torch
 
     from harken.hardware.attention_bench import interleaved
+    from harken.hardware.clock import one_thread
 
     language = Language(dim=32 if quick else 128, layers=2, heads=2)
     lengths = [16, 64] if quick else [256, 512, 1024, 2048, 4096, 8192]
@@ -160,17 +161,13 @@ def constant_speed(seed: int, quick: bool, progress: Progress) -> Evidence:
     models = {"tnl": _transnormer(language, glu_dim=2 * language.dim)(), "transformer": language.decoder("softmax")()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     generator = torch.Generator().manual_seed(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # then the clock is the processor's
-    try:
+    with one_thread():
         for number, length in enumerate(lengths):
             progress(number / len(lengths), f"{length:,} positions")
             batch = torch.randint(256, (tokens // length, length), generator=generator)
             calls: dict[Any, Callable[[], object]] = {name: _training_step(m, batch) for name, m in models.items()}
             for name, spent in interleaved(calls, rounds=1 if quick else 3).items():
                 seconds[name].append(spent)
-    finally:
-        torch.set_num_threads(threads)
     progress(1.0, "done")
     growth = {name: max(spent) / min(spent) for name, spent in seconds.items()}
     return Evidence(

@@ -151,6 +151,7 @@ def flat_time(seed: int, quick: bool, progress: Progress) -> Evidence:
 
     from harken.attention.lightning import head_slopes, lightning_attention
     from harken.hardware.attention_bench import interleaved
+    from harken.hardware.clock import one_thread
 
     heads, head_dim = (2, 8) if quick else (2, 64)
     lengths = [64, 128, 256, 512] if quick else [1024, 4096, 8192, 16384, 65536]
@@ -162,11 +163,9 @@ def flat_time(seed: int, quick: bool, progress: Progress) -> Evidence:
         "softmax": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
     }
     generator = torch.Generator().manual_seed(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     seconds: dict[str, dict[tuple[str, int], float]] = {"forward": {}, "train": {}}
     kept: dict[tuple[str, int], float] = {}
-    try:
+    with one_thread():
         for number, (length, mode) in enumerate(product(lengths, seconds)):
             progress(number / len(lengths) / 2, f"{mode}, {length:,} positions")
             q, k, v = (torch.randn(1, heads, length, head_dim, generator=generator) for _ in range(3))
@@ -175,8 +174,6 @@ def flat_time(seed: int, quick: bool, progress: Progress) -> Evidence:
             seconds[mode] |= interleaved(calls, rounds=1 if quick else 5, longest=1.0)
             if mode == "train":
                 kept |= {(name, length): _kept(ops[name], q, k, v) / length for name in able}
-    finally:
-        torch.set_num_threads(threads)
     progress(1.0, "done")
     growth = {name: [_growth(seconds[mode], name) for mode in seconds] for name in ops}
     kept_growth = {name: _growth(kept, name, per_position=True) for name in ops}

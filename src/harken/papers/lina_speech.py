@@ -19,8 +19,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     from harken.papers.parity import load_case
 
     case = load_case(case_dir)
-    prefix = "attentive_rnn.encoder.0.tmix."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in case.weights.items() if name.startswith(prefix)}
+    weights = case.part("attentive_rnn.encoder.0.tmix.")
     layer = GatedLinearAttention.from_authors(
         weights, case.config["heads"], temperature=float(case.config["gate_logit_normalizer"]), chunk_size=4
     )

@@ -38,18 +38,15 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
 
     case = load_case(case_dir)
 
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(name): w for key, w in case.weights.items() if key.startswith(name)}
-
     outputs: dict[str, Tensor] = {}
     with torch.inference_mode():
         for name in ("ema_uni", "ema_bi"):
-            average = DampedAverage.from_authors(part(f"{name}."), bidirectional=name == "ema_bi")
+            average = DampedAverage.from_authors(case.part(f"{name}."), bidirectional=name == "ema_bi")
             y, state = average(case.io[f"{name}.x"].transpose(0, 1))
             outputs[f"{name}.y"] = y.transpose(0, 1)
             if name == "ema_uni":
                 outputs["ema_uni.state_after_T"] = state
-        block = LongVqBlock.from_authors(part("mega.")).eval()
+        block = LongVqBlock.from_authors(case.part("mega.")).eval()
         x = case.io["mega_causal.x"].transpose(0, 1)
         outputs["mega_causal.y"] = block(x).transpose(0, 1)
         outputs["mega_causal.attn"] = block.attention.weights(block.norm(x))

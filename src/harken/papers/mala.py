@@ -34,13 +34,9 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     case = load_case(case_dir)
     theirs = case.config["attn"]
     grid = (theirs["H"], theirs["W"])
-    parts = {
-        name: {key.removeprefix(name): tensor for key, tensor in case.weights.items() if key.startswith(name)}
-        for name in ("attn.", "vanilla.", "net.")
-    }
-    linear = MalaAttention.from_authors(parts["attn."], theirs["num_heads"]).eval()
-    softmax = LocalGatedSoftmax.from_authors(parts["vanilla."], theirs["num_heads"]).eval()
-    backbone = MAViT.from_authors(parts["net."], _config(case.config["net"])).eval()
+    linear = MalaAttention.from_authors(case.part("attn."), theirs["num_heads"]).eval()
+    softmax = LocalGatedSoftmax.from_authors(case.part("vanilla."), theirs["num_heads"]).eval()
+    backbone = MAViT.from_authors(case.part("net."), _config(case.config["net"])).eval()
     with torch.inference_mode():
         image = case.io["image"]
         stages = {f"stage{i}_out": stage for i, stage in enumerate(backbone.maps(image))}

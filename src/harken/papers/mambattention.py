@@ -71,17 +71,15 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         theirs = case.config.get("xlstm_block")
         if theirs is None:
             return outputs
-        weights = {n.removeprefix("xlstm_block."): w for n, w in case.weights.items() if n.startswith("xlstm_block.")}
+        weights = case.part("xlstm_block.")
         x = case.io["xlstm_in"]
         batch, channels, frames, bands = x.shape
 
         def both_ways(axis: str) -> Any:
             def one(direction: str) -> nn.Module:
-                prefix = f"{axis}_xlstm.{direction}_blocks.0."
+                own = case.part(f"xlstm_block.{axis}_xlstm.{direction}_blocks.0.")
                 layer = ResidualMLstm(channels, expand=theirs["expansion_factor"], kernel=theirs["conv_kernel_size"])
-                layer.load_state_dict(
-                    {_xlstm_name(n.removeprefix(prefix)): w for n, w in weights.items() if n.startswith(prefix)}
-                )
+                layer.load_state_dict({_xlstm_name(name): w for name, w in own.items()})
                 return layer
 
             linear = nn.Linear(2 * channels, channels)

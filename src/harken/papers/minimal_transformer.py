@@ -46,10 +46,8 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             variant, _, what = name.rpartition(".")
             if what != "logits":
                 continue
-            start = f"{variant}."
-            theirs = {key.removeprefix(start): w for key, w in case.weights.items() if key.startswith(start)}
             config = _config(case.config, variant)
-            model = MinimalViT.from_authors(theirs, config).eval()
+            model = MinimalViT.from_authors(case.part(f"{variant}."), config).eval()
             attended: list[Tensor] = []
             encoder: Any = model.encoders[0]
             hook = encoder.attention.register_forward_hook(lambda *call, kept=attended: kept.append(call[2]))

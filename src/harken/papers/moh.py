@@ -35,7 +35,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
     with torch.inference_mode():
         for tag, theirs in case.config.get("moh", {}).items():
-            weights = _part(case.weights, f"{tag}.")
+            weights = case.part(f"{tag}.")
             routed = theirs["routed_head"]
             layer = MoHAttention.from_authors(weights, heads=theirs["num_heads"], routed_heads=routed).eval()
             x = case.io["x"]
@@ -46,7 +46,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         llama = case.config.get("llama")
         if llama:
             layer = MoHAttention.from_authors(
-                _part(case.weights, "llama."),
+                case.part("llama."),
                 heads=llama["num_attention_heads"],
                 shared_heads=llama["shared_head"],
                 routed_heads=llama["routed_head"],
@@ -56,10 +56,6 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             outputs["llama_out"] = layer(case.io["llama_x"])
             outputs["llama_head_mask"] = (layer.route(case.io["llama_x"]) > 0).to(torch.uint8)
     return outputs
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def fewer_heads_do(seed: int, quick: bool, progress: Progress) -> Evidence:

@@ -48,8 +48,8 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         axes=("freq", "time"),
         legacy=True,
     )
-    model = MPSENet.from_authors(_part(case.weights, "generator."), config).eval()
-    discriminator = MetricDiscriminator.from_authors(_part(case.weights, "discriminator.")).eval()
+    model = MPSENet.from_authors(case.part("generator."), config).eval()
+    discriminator = MetricDiscriminator.from_authors(case.part("discriminator.")).eval()
     with torch.inference_mode():
         factor = case.io["noisy"].square().mean(-1).rsqrt()
         noisy, clean = case.io["noisy"] * factor[:, None], case.io["clean"] * factor[:, None]
@@ -90,10 +90,6 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             "loss_iaf": distance.instantaneous_frequency,
             "loss_total": terms["total"],
         }
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def phase_helps(seed: int, quick: bool, progress: Progress) -> Evidence:

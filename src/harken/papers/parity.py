@@ -56,6 +56,10 @@ class Case:
         """
         return _read_tensors(self.directory / "weights.safetensors")
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The parameters below a prefix, such as ``"generator."``, by what is behind it."""
+        return {name.removeprefix(prefix): w for name, w in self.weights.items() if name.startswith(prefix)}
+
 
 @dataclass(frozen=True)
 class TensorError:

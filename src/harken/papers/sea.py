@@ -34,9 +34,8 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
     for mode, options in case.config["modes"].items():
         causal, side = options["causal"], mode.partition("_")[0]
-        prefix = f"{side}."
         layer = SeaAttention.from_authors(
-            {name.removeprefix(prefix): w for name, w in case.weights.items() if name.startswith(prefix)},
+            case.part(f"{side}."),
             heads=case.config["num_attention_heads"],
             causal=causal,
             keys=case.config["k"],

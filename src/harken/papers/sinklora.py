@@ -41,7 +41,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         if "s2.x" in case.io:
             x, group = case.io["s2.x"], theirs["group_size"]
             layer = ShiftedAttention.from_authors(
-                _part(case.weights, "s2."),
+                case.part("s2."),
                 heads=theirs["num_heads"],
                 rotary_base=float(theirs["rope_theta"]),
                 causal=True,
@@ -52,7 +52,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
             outputs["s2.group_weights"] = _group_weights(layer.weights(x), group, layer.shifted_heads)
             outputs["full.y"] = layer.eval()(x)
         if "h2o.x" in case.io:
-            outputs |= _heavy_hitters(case.io["h2o.x"], _part(case.weights, "h2o."), theirs)
+            outputs |= _heavy_hitters(case.io["h2o.x"], case.part("h2o."), theirs)
     return outputs
 
 
@@ -99,10 +99,6 @@ def _heavy_hitters(x: Tensor, weights: dict[str, Tensor], theirs: dict[str, Any]
     everywhere = torch.zeros(layer.kv_heads, x.shape[1])
     outputs["h2o.scores_after"] = everywhere.scatter(1, state.positions[0], state.scores[0])
     return outputs
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def extension(seed: int, quick: bool, progress: Progress) -> Evidence:

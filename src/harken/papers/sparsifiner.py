@@ -27,9 +27,9 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
 
     case = load_case(case_dir)
     with torch.inference_mode():
-        ours = _layer(case.config, _part(case.weights, "attn."), case.io["attn_x"])
+        ours = _layer(case.config, case.part("attn."), case.io["attn_x"])
         net = case.config["net"]
-        model = ViT.from_authors(_part(case.weights, "net."), _config(net, case.weights)).eval()
+        model = ViT.from_authors(case.part("net."), _config(net, case.weights)).eval()
         ours |= _network(model, case.io["image"])
     return {name: tensor for name, tensor in ours.items() if name in case.io}
 
@@ -109,10 +109,6 @@ def _config(net: dict[str, Any], weights: dict[str, Tensor]) -> ViTConfig:
         token_keep=tuple(shares) if left < 1 else (),
         pruned="zeroed",
     )
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def chosen_keys_are_enough(seed: int, quick: bool, progress: Progress) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -79,21 +80,24 @@ class CodecConfig:
 class SpectrumEnhancer(Enhancer):
     """Magnitude mask and phase from one encoder, a stack of time-frequency blocks, and two parallel decoders.
 
-    A subclass builds ``encoder``, ``blocks``, ``mask_decoder`` and ``phase_decoder`` (None keeps the noisy phase);
-    blocks take and give ``(batch, frames, bands, channels)``.
+    A subclass says what a block is: ``(batch, frames, bands, channels)`` to the same.
     """
 
     config: CodecConfig
-    encoder: nn.Module
-    blocks: nn.ModuleList
-    mask_decoder: nn.Module
-    phase_decoder: nn.Module | None
 
     def __init__(self, config: CodecConfig | None = None):
         super().__init__(config)
         c = self.config
         self.sample_rate = c.sample_rate
         self.spectrum = Spectrum(c.n_fft, c.hop_length, c.win_length, c.compression, offsets=c.offsets)
+        self.encoder = Encoder(c)
+        self.blocks = nn.ModuleList(self.make_block() for _ in range(c.blocks))
+        self.mask_decoder = MaskDecoder(c)
+        self.phase_decoder = None if c.phase == "noisy" else PhaseDecoder(c)
+
+    @abstractmethod
+    def make_block(self) -> nn.Module:
+        """One of the stack."""
 
     def forward(
         self, magnitude: Float[Tensor, "batch bins frames"], phase: Float[Tensor, "batch bins frames"]

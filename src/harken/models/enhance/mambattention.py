@@ -15,7 +15,7 @@ from harken.layers.conformer import ConformerBlock
 from harken.layers.mamba import BothWays, ResidualMamba
 from harken.layers.mlstm import ResidualMLstm
 from harken.models._base import build
-from harken.models.enhance.codec import CodecConfig, Encoder, MaskDecoder, PhaseDecoder, SpectrumEnhancer
+from harken.models.enhance.codec import CodecConfig, SpectrumEnhancer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MambAttentionConfig(CodecConfig):
 
     @classmethod
     def small(cls) -> Self:
-        """What the bundled weights use: quick to train and to run on a laptop's CPU."""
+        """Quick to train and to run on a laptop's CPU."""
         return cls(
             channels=32,
             blocks=2,
@@ -61,11 +61,6 @@ class MambAttentionConfig(CodecConfig):
             expand=2,
             states=8,
         )
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The paper's layout at a size for experiments."""
-        return cls(channels=16, blocks=2)
 
 
 class MambAttention(SpectrumEnhancer):
@@ -83,13 +78,9 @@ class MambAttention(SpectrumEnhancer):
     slug: ClassVar[str] = "mambattention"
     Config: ClassVar[type[MambAttentionConfig]] = MambAttentionConfig
 
-    def __init__(self, config: MambAttentionConfig | None = None):
-        super().__init__(config)
-        c = self.config
-        self.encoder = Encoder(c)
-        self.blocks = nn.ModuleList(TimeFrequencyBlock(c) for _ in range(c.blocks))
-        self.mask_decoder = MaskDecoder(c)
-        self.phase_decoder = None if c.phase == "noisy" else PhaseDecoder(c)
+    def make_block(self) -> TimeFrequencyBlock:
+        """Both axes in turn."""
+        return TimeFrequencyBlock(self.config)
 
     @classmethod
     def from_authors(cls, state_dict: Mapping[str, Any], config: MambAttentionConfig | None = None) -> Self:

@@ -16,7 +16,7 @@ from harken.layers.conformer import ConformerBlock
 from harken.layers.gru import add_bidirectional_gru
 from harken.layers.inference import only_computes
 from harken.models._base import build
-from harken.models.enhance.codec import CodecConfig, Encoder, MaskDecoder, PhaseDecoder, SpectrumEnhancer
+from harken.models.enhance.codec import CodecConfig, SpectrumEnhancer
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,9 @@ class MPSENet(SpectrumEnhancer):
     slug: ClassVar[str] = "mp-senet"
     Config: ClassVar[type[MPSENetConfig]] = MPSENetConfig
 
-    def __init__(self, config: MPSENetConfig | None = None):
-        super().__init__(config)
-        c = self.config
-        self.encoder = Encoder(c)
-        self.blocks = nn.ModuleList(TimeFrequencyBlock(c) for _ in range(c.blocks))
-        self.mask_decoder = MaskDecoder(c)
-        self.phase_decoder = None if c.phase == "noisy" else PhaseDecoder(c)
+    def make_block(self) -> TimeFrequencyBlock:
+        """Both axes in turn."""
+        return TimeFrequencyBlock(self.config)
 
     @classmethod
     def from_authors(cls, state_dict: Mapping[str, Any], config: MPSENetConfig | None = None) -> Self:
