@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harken.cli.recordings import RecordingBars, check_report, finish
+from harken.cli.recordings import (
+    Device,
+    Inputs,
+    Manifest,
+    Overwrite,
+    Plot,
+    Quiet,
+    RecordingBars,
+    Report,
+    Weights,
+    Workers,
+    check_report,
+    finish,
+    out_option,
+    workers_for,
+)
 
 if TYPE_CHECKING:
     from harken.tasks.enhance_files import EnhancedFile
@@ -18,38 +33,25 @@ def register(app: typer.Typer) -> None:
 
 
 def enhance(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT", help="Files, folders, patterns such as 'talks/**/*.wav', or - for stdin."),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="A file for one input, a folder for several, - for stdout.",
-            show_default="beside each input, as *.enhanced.*",
-        ),
-    ] = None,
+    inputs: Inputs,
+    out: Annotated[str | None, out_option("*.enhanced.*")] = None,
     model: Annotated[str, typer.Option(help="Which enhancer; 'harken models' lists them.")] = "mp-senet",
-    weights: Annotated[
-        str | None, typer.Option(help="A folder, checkpoint or Hub repository.", show_default="those that ship")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = "cpu",
+    weights: Weights = None,
+    device: Device = "cpu",
     chunk: Annotated[float, typer.Option(help="Seconds that the model sees at once; 0 for all.")] = 10.0,
     overlap: Annotated[float, typer.Option(help="Seconds in which one chunk fades into the next.")] = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="An output may replace its input.")] = False,
-    plot: Annotated[bool, typer.Option("--plot", help="Draw a picture before/after beside each output.")] = False,
-    report: Annotated[
-        str | None,
-        typer.Option("--report", "--json", metavar="json|FILE.json", help="Report as JSON, on stdout or in a file."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    manifest: Manifest = None,
+    plot: Plot = False,
+    report: Report = None,
+    quiet: Quiet = False,
 ) -> None:
     """Take the noise out of recordings of speech.
 
     Rate, length, channels and format stay as they are; what lies above 8 kHz is not kept. Files of any length are
-    processed in constant memory. A broken file does not stop the rest.
+    processed in constant memory. A broken file does not stop the rest,
+    and with --manifest a batch that was stopped goes on where it was.
 
     Example: harken enhance interview.wav recordings/ -o cleaned --plot
     """
@@ -68,6 +70,8 @@ def enhance(
             overwrite=overwrite,
             plot=plot,
             progress=bars.show,
+            workers=workers_for(inputs, workers, device),
+            manifest=manifest,
         )
     columns = ("seconds", "took", "level dBFS", "noise floor dB")
     finish(result, console, columns=columns, row=_row, report=report, quiet=quiet)

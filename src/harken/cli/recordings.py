@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,51 @@ if TYPE_CHECKING:
     from harken.tasks.file_reports import FilesReport
 
 Row = Callable[[Any], Sequence[str]]
+
+# options that mean the same in every verb
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT", help="Files, folders, patterns such as 'talks/**/*.wav', or - for stdin."),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="A folder, checkpoint or Hub repository.", show_default="those that ship")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="An output may replace its input.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw a picture before/after beside each output.")]
+Report = Annotated[
+    str | None,
+    typer.Option("--report", "--json", metavar="json|FILE.json", help="Report as JSON, on stdout or a file."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that share the files.", show_default="one; for 8 files or more, one a processor"
+    ),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.jsonl", help="Note here what is done, and pass over what was: a stopped batch goes on."),
+]
+_MANY = 8  # files from which it pays to start processes
+
+
+def out_option(beside: str) -> Any:
+    """``--out`` of a verb whose results lie beside their inputs under names like ``beside``."""
+    text = "A file for one input, a folder for several, - for stdout."
+    return typer.Option("--out", "-o", help=text, show_default=f"beside each input, as {beside}")
+
+
+def workers_for(inputs: Sequence[str], workers: int | None, device: str) -> int:
+    """How many processes, where nobody said: one a processor for many files, and one for few or on a GPU."""
+    if workers is not None:
+        return workers
+    from harken.tasks.batch import find_inputs
+    from harken.tasks.worker_pool import processors
+
+    many = device == "cpu" and len(find_inputs(inputs)) >= _MANY
+    return min(processors(), 8) if many else 1
 
 
 def check_report(report: str | None, inputs: Sequence[str], out: str | None) -> Console:
@@ -44,7 +89,7 @@ def check_report(report: str | None, inputs: Sequence[str], out: str | None) -> 
 
 
 class RecordingBars:
-    """A progress bar per recording on stderr; none without a terminal."""
+    """A progress bar for each recording that is worked on, on stderr; none without a terminal."""
 
     def __init__(self, *, quiet: bool):
         from rich.console import Console
@@ -60,7 +105,7 @@ class RecordingBars:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> RecordingBars:
         self._progress.start()
@@ -70,12 +115,12 @@ class RecordingBars:
         self._progress.stop()
 
     def show(self, name: str, done: float, total: float) -> None:
-        """Move the bar of a recording."""
-        if done == 0 or self._task is None:
-            if self._task is not None:
-                self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(Path(name).name, total=total)
-        self._progress.update(self._task, completed=done)
+        """Move the bar of a recording; one that is full goes."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(Path(name).name, total=total)
+        self._progress.update(self._tasks[name], completed=done)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(name))
 
 
 def finish(
@@ -130,6 +175,8 @@ def _print_summary(result: FilesReport[Any], console: Console, columns: Sequence
         else:
             table.add_row(name, *row(file))
     console.print(table)
+    if result.done_before:
+        console.print(f"done before, by the manifest: {result.done_before}", highlight=False)
     for output in (file.output for file in result.done if file.output != "-"):
         console.print(f"wrote: {escape(output or '')}", highlight=False, soft_wrap=True)
     for picture in (file.picture for file in result.done if file.picture):

@@ -46,6 +46,8 @@ def enhance_files(
     plot: bool = False,
     progress: Progress | None = None,
     finished: Callable[[EnhancedFile], None] | None = None,
+    workers: int = 1,
+    manifest: str | os.PathLike[str] | None = None,
 ) -> EnhanceReport:
     """Enhance files, folders and patterns; a broken one does not stop the rest.
 
@@ -54,7 +56,8 @@ def enhance_files(
     Args:
         sources, out, overwrite, plot: as for :meth:`harken.tasks.file_reports.Batch.plan`.
         model, weights, device, chunk, overlap, progress: as for :func:`harken.tasks.enhance.enhance`.
-        finished: called with each result as it comes.
+        finished, workers, manifest: as for :meth:`harken.tasks.file_reports.Batch.run`; a script that asks for several
+            workers keeps its own doing below ``if __name__ == "__main__":``, since they import it.
 
     Raises:
         InputError: nothing to do, or an argument out of range.
@@ -63,12 +66,48 @@ def enhance_files(
         MissingExtraError: ``plot`` without matplotlib.
     """
     batch = Batch.plan(sources, out, suffix="enhanced", overwrite=overwrite, plot=plot)
-    run = Run.load(model, weights, device=device, chunk=chunk, overlap=overlap)
+    prepare = _Prepare(model, weights, device, chunk, overlap, plot)
+    name = model if isinstance(model, str) else type(model).__name__
+    return batch.run(
+        FilesReport("enhance", name, []),
+        EnhancedFile,
+        prepare,
+        progress=progress,
+        finished=finished,
+        workers=workers,
+        manifest=manifest,
+        settings={**vars(prepare), "model": name, "device": None, "plot": None},  # what results depend on
+    )
 
-    def work(audio: AudioFile, target: Path, result: EnhancedFile) -> None:
-        measured = run.survey(audio, sketch=plot)
+
+@dataclass(frozen=True)
+class _Prepare:
+    """The settings of a batch, as they travel to its workers."""
+
+    model: str | Any
+    weights: str | os.PathLike[str] | None
+    device: str
+    chunk: float | None
+    overlap: float
+    plot: bool
+
+    def __call__(self, progress: Progress | None) -> _Enhance:
+        run = Run.load(self.model, self.weights, device=self.device, chunk=self.chunk, overlap=self.overlap)
+        return _Enhance(run, self.plot, progress)
+
+
+@dataclass(frozen=True)
+class _Enhance:
+    """What is done to one file."""
+
+    run: Run
+    plot: bool
+    progress: Progress | None
+
+    def __call__(self, audio: AudioFile, target: Path, result: EnhancedFile) -> None:
+        measured = self.run.survey(audio, sketch=self.plot)
         result.seconds = measured.frames / audio.rate
-        stream = run.stream(audio, measured=measured, progress=progress)
+        stream = self.run.stream(audio, measured=measured, progress=self.progress)
         deliver(stream, target, audio, result, rate=audio.rate, frames=measured.frames)
         if measured.sketches:
             picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
@@ -77,12 +116,9 @@ def enhance_files(
         result.input_level_dbfs = round(measured.before.dbfs, 2)
         result.output_level_dbfs = round(measured.after.dbfs, 2)
         result.noise_floor_drop_db = round(measured.before.quiet_dbfs - measured.after.quiet_dbfs, 1)
-        rate = run.model.sample_rate
+        rate = self.run.model.sample_rate
         if audio.rate > rate:
             result.notes.append(f"nothing above {rate // 2 / 1000:g} kHz: the model works at {rate / 1000:g} kHz")
         if measured.before.dbfs <= -120:
             result.notes.append("the recording is silent")
         note_clipping(result, measured.after.peak)
-
-    name = model if isinstance(model, str) else type(model).__name__
-    return batch.run(FilesReport("enhance", name, []), EnhancedFile, work, finished)

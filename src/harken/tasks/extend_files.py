@@ -49,6 +49,8 @@ def extend_files(
     plot: bool = False,
     progress: Progress | None = None,
     finished: Callable[[ExtendedFile], None] | None = None,
+    workers: int = 1,
+    manifest: str | os.PathLike[str] | None = None,
 ) -> ExtendReport:
     """Extend files, folders and patterns; a broken one does not stop the rest.
 
@@ -58,7 +60,8 @@ def extend_files(
         sources, out, overwrite, plot: as for :meth:`harken.tasks.file_reports.Batch.plan`.
         source_rate: what a bare checkpoint of the authors was trained for, which it does not say.
         to, model, weights, device, chunk, keep_band, progress: as for :func:`harken.tasks.extend.extend`.
-        finished: called with each result as it comes.
+        finished, workers, manifest: as for :meth:`harken.tasks.file_reports.Batch.run`; a script that asks for several
+            workers keeps its own doing below ``if __name__ == "__main__":``, since they import it.
 
     Raises:
         InputError: nothing to do, or an argument out of range.
@@ -67,16 +70,62 @@ def extend_files(
         MissingExtraError: ``plot`` without matplotlib.
     """
     batch = Batch.plan(sources, out, suffix="extended", overwrite=overwrite, plot=plot)
-    run = Run.load(model, weights, to=to, source_rate=source_rate, device=device, chunk=chunk, keep_band=keep_band)
+    prepare = _Prepare(model, weights, to, source_rate, device, chunk, keep_band, plot)
+    name = model if isinstance(model, str) else type(model).__name__
+    return batch.run(
+        FilesReport("extend", name, []),
+        ExtendedFile,
+        prepare,
+        progress=progress,
+        finished=finished,
+        workers=workers,
+        manifest=manifest,
+        settings={**vars(prepare), "model": name, "device": None, "plot": None},  # what results depend on
+    )
 
-    def work(audio: AudioFile, target: Path, result: ExtendedFile) -> None:
-        measured = run.survey(audio, sketch=plot)
+
+@dataclass(frozen=True)
+class _Prepare:
+    """The settings of a batch, as they travel to its workers."""
+
+    model: str | Any
+    weights: str | os.PathLike[str] | None
+    to: int | None
+    source_rate: int | None
+    device: str
+    chunk: float
+    keep_band: bool
+    plot: bool
+
+    def __call__(self, progress: Progress | None) -> _Extend:
+        run = Run.load(
+            self.model,
+            self.weights,
+            to=self.to,
+            source_rate=self.source_rate,
+            device=self.device,
+            chunk=self.chunk,
+            keep_band=self.keep_band,
+        )
+        return _Extend(run, self.plot, progress)
+
+
+@dataclass(frozen=True)
+class _Extend:
+    """What is done to one file."""
+
+    run: Run
+    plot: bool
+    progress: Progress | None
+
+    def __call__(self, audio: AudioFile, target: Path, result: ExtendedFile) -> None:
+        run = self.run
+        measured = run.survey(audio, sketch=self.plot)
         result.seconds, result.output_rate = measured.frames / audio.rate, run.to
         result.bandwidth_hz = round(measured.bandwidth)
         frames = run.frames_of(measured.frames, audio.rate)
-        deliver(
-            run.stream(audio, measured=measured, progress=progress), target, audio, result, rate=run.to, frames=frames
-        )
+        stream = run.stream(audio, measured=measured, progress=self.progress)
+        deliver(stream, target, audio, result, rate=run.to, frames=frames)
         if measured.sketches:
             picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
             draw_before_after(*measured.sketches, picture, title=target.name)
@@ -85,6 +134,3 @@ def extend_files(
         result.output_level_dbfs = round(measured.after.dbfs, 2)
         result.notes += measured.notes
         note_clipping(result, measured.after.peak)
-
-    name = model if isinstance(model, str) else type(model).__name__
-    return batch.run(FilesReport("extend", name, []), ExtendedFile, work, finished)

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,9 +15,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from harken.data.audio import AudioFile, check_target, open_audio, open_writer
-from harken.errors import HarkenError, OutputError
+from harken.errors import HarkenError, InputError, OutputError
 from harken.figures import require_matplotlib
 from harken.tasks.batch import PIPE, Job, find_inputs, names_folder, plan_outputs
+from harken.tasks.manifest import Manifest
+from harken.tasks.recordings import Progress
+from harken.tasks.worker_pool import WorkerDied, work_in_processes
 
 
 @dataclass
@@ -47,6 +50,7 @@ class FileResult:
 
 
 Result = TypeVar("Result", bound=FileResult)
+Work = Callable[[AudioFile, Path, Any], None]
 
 
 @dataclass
@@ -56,6 +60,7 @@ class FilesReport(Generic[Result]):
     task: str
     model: str
     files: list[Result]
+    done_before: int = 0  # files that a manifest said were done
 
     @property
     def done(self) -> list[Result]:
@@ -126,41 +131,97 @@ class Batch:
         self,
         report: FilesReport[Result],
         new: Callable[[str], Result],
-        work: Callable[[AudioFile, Path, Result], None],
+        prepare: Callable[[Progress | None], Work],
+        *,
+        progress: Progress | None = None,
         finished: Callable[[Result], None] | None = None,
+        workers: int = 1,
+        manifest: str | os.PathLike[str] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> FilesReport[Result]:
         """Do the work file by file, into ``report``; a file that fails is noted and the rest done.
 
         Args:
-            report: where results are put.
+            report: where results are put, in the order of the inputs.
             new: a result for an input's name.
-            work: reads an open file, writes its target, and fills the result in.
+            prepare: loads what is needed and gives the work, which reads an open file, writes its target, and fills the
+                result in. With several workers it travels to their processes: a dataclass, not a closure.
+            progress: given to ``prepare``.
             finished: called with each result as it comes.
+            workers: how many processes; the work stays in this one when there is one.
+            manifest: a JSON-lines file that learns what was done; what it says was done already, with the same
+                ``settings``, is passed over.
 
         Raises:
-            HarkenError: the only input failed.
+            InputError: ``workers`` below 1, or a manifest that is none.
+            HarkenError: the only input failed, or what is needed cannot be loaded.
         """
-        for job, target in self.jobs:
-            result = new(str(job.source))
-            try:
-                if self.in_folder:
-                    _make_folder(target.parent)
-                began = time.perf_counter()
-                with open_audio("-" if job.source == PIPE else job.source) as audio:
-                    result.rate, result.channels = audio.rate, audio.channels
-                    work(audio, target, result)
-                result.output = str(target)
-                result.elapsed = time.perf_counter() - began
-                if result.seconds:
-                    result.real_time_factor = result.elapsed / result.seconds
-            except (HarkenError, OSError, RuntimeError, ValueError) as error:
-                result.error = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                if len(self.jobs) == 1:
-                    raise
-            report.files.append(result)
-            if finished:
-                finished(result)
+        if workers < 1:
+            raise InputError(f"workers must be at least 1, got {workers}")
+        record = Manifest(manifest, report.task, settings or {}) if manifest is not None else None
+        jobs = [job for job in self.jobs if record is None or not record.has(job[0].source, job[1])]
+        report.done_before = len(self.jobs) - len(jobs)
+        if jobs:
+            work = prepare(progress)  # also with several workers: its errors are told before they are started
+            one_file = _OneFile(new, work, self.in_folder, raises=len(self.jobs) == 1)
+            results: Iterable[tuple[int, Result | WorkerDied]] = ((i, one_file(job)) for i, job in enumerate(jobs))
+            if workers > 1 and len(jobs) > 1:
+                in_process = _InProcess(new, prepare, self.in_folder)
+                results = work_in_processes(jobs, in_process, workers=workers, progress=progress)
+            done: dict[int, Result] = {}
+            for index, result in results:
+                if isinstance(result, WorkerDied):
+                    reason, result = result.reason, new(str(jobs[index][0].source))
+                    result.error = reason
+                done[index] = result
+                if record:
+                    record.add(result)
+                if finished:
+                    finished(result)
+            report.files += [done[index] for index in sorted(done)]
         return report
+
+
+@dataclass(frozen=True)
+class _InProcess(Generic[Result]):
+    """What a process of a batch is started with."""
+
+    new: Callable[[str], Result]
+    prepare: Callable[[Progress | None], Work]
+    in_folder: bool
+
+    def __call__(self, progress: Progress | None) -> _OneFile[Result]:
+        return _OneFile(self.new, self.prepare(progress), self.in_folder, raises=False)
+
+
+@dataclass(frozen=True)
+class _OneFile(Generic[Result]):
+    """One job of a batch, with its errors in the result."""
+
+    new: Callable[[str], Result]
+    work: Work
+    in_folder: bool
+    raises: bool  # a single input's error is the whole answer
+
+    def __call__(self, planned: tuple[Job, Path]) -> Result:
+        job, target = planned
+        result = self.new(str(job.source))
+        try:
+            if self.in_folder:
+                _make_folder(target.parent)
+            began = time.perf_counter()
+            with open_audio("-" if job.source == PIPE else job.source) as audio:
+                result.rate, result.channels = audio.rate, audio.channels
+                self.work(audio, target, result)
+            result.output = str(target)
+            result.elapsed = time.perf_counter() - began
+            if result.seconds:
+                result.real_time_factor = result.elapsed / result.seconds
+        except (HarkenError, OSError, RuntimeError, ValueError) as error:
+            result.error = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if self.raises:
+                raise
+        return result
 
 
 def deliver(
