@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -126,7 +127,8 @@ def ap_bwe(
     rates = tuple(source_rates or [8000 if to == 16000 else 16000])
     # of several rates the widest stands in the configuration: nothing is taken away from what comes in
     model = None if init is None else load("ap-bwe", init)
-    config = presets[preset](to, max(rates)) if model is None else model.config
+    lowest = min(rates) if len(rates) > 1 else None
+    config = replace(presets[preset](to, max(rates)), lowest_source_rate=lowest) if model is None else model.config
     narrow = NarrowConfig(config.sample_rate, rates, seconds, filters)
     talk = talker()
     train_wide, judge_wide = split_recordings("clean", wide, held_out)

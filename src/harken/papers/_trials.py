@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Finding = Literal["better", "worse", "unclear"]
 
+_HIGHER_IS_BETTER = ("accuracy", "estoi", "pesq_wb", "si_sdr")
+
 
 @dataclass
 class Trials:
@@ -43,7 +45,7 @@ class Trials:
 
     def gain(self, name: str, than: str) -> tuple[float, float]:
         """By how much a candidate is better than another, and the standard error of that, paired by the seeds."""
-        sign = 1 if self.quality == "accuracy" else -1
+        sign = 1 if self.quality in _HIGHER_IS_BETTER else -1
         pairs = zip(self.values[name], self.values[than], strict=True)
         gains = [sign * (a - b) for a, b in pairs]
         error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0

@@ -110,6 +110,63 @@ def process_with_context(
         yield result[start - first : stop - first]
 
 
+Piece = Callable[[Float[np.ndarray, "_ channels"], int], Float[np.ndarray, "_ columns"]]
+
+
+def overlap_add(
+    blocks: Iterable[Float[np.ndarray, "_ channels"]],
+    process: Piece,
+    *,
+    frames: int,
+    channels: int,
+    segment: int,
+    overlap: float = 0.25,
+    context: int = 0,
+) -> Iterator[Float[np.ndarray, "_ columns"]]:
+    """Run ``process`` on overlapping segments of a stream and average its results, each weighted by a triangle.
+
+    A segment's weight rises to its middle and falls again, so that nothing near an end, where a system knows least,
+    counts for much; the sum is divided by the sum of the weights. All but the last segment are equally long.
+
+    Args:
+        blocks: the stream, cut anywhere.
+        process: maps ``context`` frames, a segment and ``context`` frames, and the segment's length, to as many frames
+            as the segment has, of any number of columns. Zeros stand for what lies beyond the stream's ends.
+        frames: length of the whole stream; a shorter stream is continued by silence.
+        channels: columns of every block.
+        segment: frames of a segment.
+        overlap: share of a segment that the next one repeats.
+        context: frames seen on both sides.
+
+    Raises:
+        InputError: a segment that is not positive, or an overlap outside [0, 1).
+    """
+    if segment < 1 or not 0 <= overlap < 1 or context < 0:
+        raise InputError(f"expected a positive segment and an overlap in [0, 1), got {segment} and {overlap}")
+    stride = max(1, int((1 - overlap) * segment))
+    half = segment // 2
+    weight = np.concatenate((np.arange(1, half + 1), np.arange(segment - half, 0, -1))).astype(np.float32)
+    weight = (weight / weight.max())[:, None]
+    source = iter(blocks)
+    held = np.zeros((context, channels), np.float32)  # from ``context`` before the segment on
+    total, weights = np.zeros((0, 0), np.float32), np.zeros((0, 1), np.float32)
+    for start in range(0, frames, stride):
+        length = min(segment, frames - start)
+        held = _fill(held, source, length + 2 * context)
+        made = process(held[: length + 2 * context], length)
+        longest = max(length, len(total))
+        total, weights = (_lengthen(part, longest, columns) for part, columns in ((total, made.shape[1]), (weights, 1)))
+        total[:length] += weight[:length] * made
+        weights[:length] += weight[:length]
+        ready = min(stride, frames - start)
+        yield total[:ready] / weights[:ready]
+        total, weights, held = total[ready:], weights[ready:], held[stride:]
+
+
+def _lengthen(part: np.ndarray, frames: int, columns: int) -> np.ndarray:
+    return np.concatenate((part.reshape(-1, columns), np.zeros((frames - len(part), columns), np.float32)))
+
+
 def _fill(held: np.ndarray, source: Iterator[np.ndarray], frames: int) -> np.ndarray:
     parts, count = [held], len(held)
     while count < frames:

@@ -120,6 +120,7 @@ class Run:
     model: Any
     to: int
     source_rate: int | None  # None for a baseline: it takes what there is
+    lowest_source_rate: int | None
     device: torch.device
     chunk: float
     keep_band: bool
@@ -154,7 +155,7 @@ class Run:
         if isinstance(model, str) and model in BASELINES:
             if weights is not None:
                 raise InputError(f"'{model}' computes and has no weights: leave --weights out")
-            return cls(model, to or 16000, None, place, chunk, keep_band)
+            return cls(model, to or 16000, None, None, place, chunk, keep_band)
         if isinstance(model, str):
             model = _load(model, weights, to, source_rate)
         if not hasattr(model, "extend"):
@@ -165,7 +166,9 @@ class Run:
                 f"these weights make {model.sample_rate} Hz, not {to}: choose --to {model.sample_rate}, or others"
             )
         made = model.to(place).eval() if isinstance(model, torch.nn.Module) else model
-        return cls(made, model.sample_rate, model.config.source_rate, place, chunk, keep_band)
+        config = model.config
+        lowest = config.lowest_source_rate or config.source_rate
+        return cls(made, model.sample_rate, config.source_rate, lowest, place, chunk, keep_band)
 
     def survey(self, recording: Recording, *, sketch: bool = False) -> Measured:
         """The first pass: count the frames, refuse NaN, measure levels and where the spectrum ends."""
@@ -231,12 +234,12 @@ class Run:
             return [f"nothing added: the recording reaches {ends} already"]
         if bandwidth < _FULL * rate / 2:
             notes.append(f"the recording ends at {ends} though it has {rate / 1000:g} kHz")
-        if self.source_rate is not None:
-            expected = self.source_rate / 2
-            if bandwidth > 1.1 * expected:
-                notes.append(f"the model hears it up to {expected / 1000:g} kHz of {ends}: others would hear more")
-            elif bandwidth < 0.75 * expected:
-                notes.append(f"the model was made for what ends at {expected / 1000:g} kHz: expect a gap above {ends}")
+        if self.source_rate is not None and self.lowest_source_rate is not None:
+            lowest, highest = self.lowest_source_rate / 2, self.source_rate / 2
+            if bandwidth > 1.1 * highest:
+                notes.append(f"the model hears it up to {highest / 1000:g} kHz of {ends}: others would hear more")
+            elif bandwidth < 0.75 * lowest:
+                notes.append(f"the model was made for what ends at {lowest / 1000:g} kHz: expect a gap above {ends}")
         return notes
 
 

@@ -31,6 +31,7 @@ class APBWEConfig:
         sample_rate: of input and output, Hz; the input was resampled to it.
         source_rate: the rate below half of which the input holds anything, Hz.
         n_fft, hop_length, win_length: the spectrum; the window is shorter than the transform.
+        lowest_source_rate: of weights that were trained for several, the narrowest; None for one.
     """
 
     channels: int = 512
@@ -40,12 +41,17 @@ class APBWEConfig:
     n_fft: int = 1024
     hop_length: int = 80
     win_length: int = 320
+    lowest_source_rate: int | None = None
 
     def __post_init__(self) -> None:
         if not (1 <= self.channels <= 4096 and 1 <= self.layers <= 256):
             raise InputError(f"channels={self.channels} must be 1 to 4096 and layers={self.layers} 1 to 256")
         if not 0 < self.source_rate <= self.sample_rate:
             raise InputError(f"expected 0 < source_rate <= sample_rate, got {self.source_rate} and {self.sample_rate}")
+        if self.lowest_source_rate is not None and not 0 < self.lowest_source_rate <= self.source_rate:
+            raise InputError(
+                f"expected 0 < lowest_source_rate <= source_rate, got {self.lowest_source_rate} and {self.source_rate}"
+            )
         if not 0 < self.hop_length <= self.win_length <= self.n_fft <= 65536:
             raise InputError("expected 0 < hop_length <= win_length <= n_fft <= 65536")
 
