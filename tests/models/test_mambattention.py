@@ -83,6 +83,18 @@ def test_other_attentions_fit_in(attention):
     assert build(attention=attention).enhance(noise(1, 480)).isfinite().all()
 
 
+def test_a_codec_is_taken_over_and_the_core_is_not():
+    one, other = build(), MambAttention(replace(SMALL, core="lstm"))
+    core = one.blocks[0].state_dict()["attentions.0.norm.weight"].clone() + 0
+    assert one.take_codec(other) is one
+    for part in ("encoder", "mask_decoder", "phase_decoder"):
+        theirs = getattr(other, part).state_dict()
+        assert all(torch.equal(value, theirs[name]) for name, value in getattr(one, part).state_dict().items())
+    assert torch.equal(one.blocks[0].state_dict()["attentions.0.norm.weight"], core)
+    with pytest.raises(CheckpointError, match="other sizes"):
+        one.take_codec(MambAttention(replace(SMALL, channels=16)))
+
+
 def test_it_is_saved_and_read_back(tmp_path):
     model, x = build(), noise(1, 480)
     model.save_pretrained(tmp_path)

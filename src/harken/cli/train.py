@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harken.cli.train_ap_bwe import ap_bwe
+from harken.cli.train_demucs import separator
 from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def register(app: typer.Typer) -> None:
     for enhancer in ("mp-senet", "mambattention"):
         train.command(enhancer)(denoiser)
     train.command("ap-bwe")(ap_bwe)
+    for name in ("demucs", "conv-tasnet"):
+        train.command(name)(separator)
     app.add_typer(train, name="train")
 
 
@@ -68,6 +71,13 @@ def denoiser(
         str | None,
         typer.Option(
             help="Start from trained weights: a folder, checkpoint, Hub repository, or 'bundled'.", rich_help_panel=_RUN
+        ),
+    ] = None,
+    codec_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Start with the encoder and decoders of another enhancer: a slug (its bundled weights) or a folder.",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, mixtures and dropout.", rich_help_panel=_RUN)] = 0,
@@ -188,6 +198,11 @@ def denoiser(
         raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
     torch.manual_seed(seed)
     model = _model(slug, preset, attention, init)
+    if codec_from is not None:
+        from harken.models import list_models, load
+
+        known = codec_from in list_models("enhance")
+        model.take_codec(load(codec_from if known else slug, None if known else codec_from))
     config = model.config
     if (reverb or noise_reverb) and not rooms:
         raise InputError("--reverb and --noise-reverb need simulated rooms: say how many, such as --rooms 100")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from harken.errors import InputError
+from harken.errors import CheckpointError, InputError
 from harken.layers.dense_block import DenseBlock, NormAct, NormalisedConv
 from harken.layers.inference import only_computes
 from harken.models._base import Enhancer
@@ -98,6 +98,24 @@ class SpectrumEnhancer(Enhancer):
     @abstractmethod
     def make_block(self) -> nn.Module:
         """One of the stack."""
+
+    def take_codec(self, other: SpectrumEnhancer) -> Self:
+        """Begin with another enhancer's encoder and decoders, whatever lies between them; returns this model.
+
+        Raises:
+            CheckpointError: they are of other sizes.
+        """
+        parts = ("encoder", "mask_decoder", "phase_decoder")
+        own, others = ({name: getattr(model, name) for name in parts} for model in (self, other))
+        try:
+            for name in parts:
+                if own[name] is not None or others[name] is not None:
+                    own[name].load_state_dict(others[name].state_dict())
+        except (RuntimeError, AttributeError):
+            raise CheckpointError(
+                f"the encoder and decoders of {type(other).__name__} are of other sizes: choose the same --preset"
+            ) from None
+        return self
 
     def forward(
         self, magnitude: Float[Tensor, "batch bins frames"], phase: Float[Tensor, "batch bins frames"]
