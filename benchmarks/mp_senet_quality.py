@@ -1,6 +1,6 @@
-"""How well do the bundled MP-SENet weights denoise, beside what else installs in a minute?
+"""How well do the bundled enhancers denoise, beside what else installs in a minute?
 
-    python benchmarks/mp_senet_quality.py [PAIRS ...] [--weights W] [--save FILE.json]
+    python benchmarks/mp_senet_quality.py [PAIRS ...] [--weights W] [--only NAME ...] [--save FILE.json]
 
 Each PAIRS folder holds clean/ and noisy/ (files of equal names, as VoiceBank+DEMAND does); without any, the three pairs
 that ship are scored. Every system gets the same 16 kHz input; a fixed delay of a system is removed before scoring.
@@ -22,6 +22,7 @@ import soxr
 
 import harken
 from harken.data.audio import read
+from harken.models import weights_folder
 from harken.score.enhancement import score_enhancement
 
 ROOT = Path(__file__).parent.parent
@@ -43,10 +44,10 @@ def folder_pairs(folder: Path) -> list[tuple[str, Path, Path]]:
     return [(path.stem, path, folder / "noisy" / path.name) for path in sorted((folder / "clean").iterdir())]
 
 
-def harken_system(weights: str | None) -> System:
+def harken_system(slug: str, weights: str | None = None) -> System:
     """The weights under test."""
     enhance = harken.task("enhance")
-    return lambda noisy: enhance(noisy, rate=RATE, weights=weights)
+    return lambda noisy: enhance(noisy, rate=RATE, model=slug, weights=weights)
 
 
 def spectral_gating() -> System:
@@ -110,14 +111,18 @@ def systems(weights: str | None) -> dict[str, System]:
             found[name] = make()
         except (ImportError, OSError) as error:
             print(f"{name} is left out: {error}")
-    return {**found, "harken mp-senet": harken_system(weights)}
+    found["harken mp-senet"] = harken_system("mp-senet", weights)
+    if weights_folder("mambattention"):
+        found["harken mambattention"] = harken_system("mambattention")
+    return found
 
 
 def main() -> None:
     """Score every system on every pair and print the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", type=Path)
-    parser.add_argument("--weights")
+    parser.add_argument("--weights", help="of mp-senet")
+    parser.add_argument("--only", nargs="+", help="systems by name")
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     sets = {folder.name: folder_pairs(folder) for folder in arguments.pairs} or {"samples": shipped_pairs()}
@@ -126,6 +131,8 @@ def main() -> None:
         print(f"{set_name}: {len(pairs)} pairs")
         results[set_name] = {}
         for name, system in systems(arguments.weights).items():
+            if arguments.only and name not in arguments.only:
+                continue
             rows, spent, length = [], 0.0, 0.0
             for _, clean_path, noisy_path in pairs:
                 clean, noisy = (read(path).mono().resample(RATE).samples[:, 0] for path in (clean_path, noisy_path))

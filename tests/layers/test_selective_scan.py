@@ -76,6 +76,18 @@ def test_gradients_are_those_of_the_recurrence(length):
         torch.testing.assert_close(ours, plain)
 
 
+def test_what_training_keeps_is_linear_in_length_and_far_less_than_all_states():
+    kept = []
+    for length in (160, 320):
+        given = [x.requires_grad_() for x in inputs(length=length, channels=32, states=16)]
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x) or x, lambda x: x):
+            selective_scan(*given)
+        kept.append(sum(x.numel() for x in saved if x.ndim > 2))  # what has a length
+    assert kept[1] == 2 * kept[0]
+    assert kept[1] < 3 * 320 * 32 * 16 / 2
+
+
 def test_the_gradient_of_the_first_state():
     u, delta, a, b, c, _ = inputs(rows=2, length=18, channels=2, states=2)
     state = torch.randn(2, 2, 2, dtype=u.dtype, generator=torch.Generator().manual_seed(3)).requires_grad_()

@@ -9,7 +9,7 @@ from harken.score._distortion_banks import match_bank, separation_bank
 from harken.score._frame_measures import measure_frames
 from harken.score._manifold import Cluster, diffusion_map
 from harken.score._manifold_uncertainty import schur_terms
-from harken.score.mapss import active_frames, mapss
+from harken.score.mapss import _on_all_cores, active_frames, mapss
 
 SIZES = (12, 10)
 
@@ -106,7 +106,7 @@ def test_schur_terms_equal_the_inverse_written_out():
     kept, rest = kept - kept.mean(1, keepdim=True), rest - rest.mean(1, keepdim=True)
     cluster = Cluster.around(kept, found.is_kept)
     ours = schur_terms(cluster, rest, kept[:, :2], rest[:, :2], ~found.is_kept)
-    d, c, n = kept[0], rest[0][:, ~found.is_kept[0]], SIZES[0] - 1
+    d, c, n = kept[0], rest[0], SIZES[0] - 1
     cross = d.T @ c / n
     schur = (
         c.T @ c / n - cross.T @ torch.linalg.solve(cluster.covariance[0], cross) + (1e-6 + 1e-9) * torch.eye(c.shape[1])
@@ -196,3 +196,23 @@ def test_the_banks_have_the_sizes_the_paper_gives():
     assert bank.shape[1] == 8000 and 50 <= len(bank) <= 90 and np.isfinite(bank).all()
     with pytest.raises(InputError, match="no distortion named 'fuzz'"):
         match_bank(signal, np.random.default_rng(0), ["fuzz"])
+
+
+def test_several_cores_change_nothing_and_pass_the_gradient_on():
+    points = [clouds(seed).requires_grad_() for seed in range(3)]
+    before = torch.get_num_threads()
+    values, gradients = [], []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            parts = list(_on_all_cores(lambda part: measure_frames(part, SIZES, "ps", uncertainty=False), points))
+            assert torch.get_num_threads() == threads
+            values.append(torch.cat([part.value for part in parts]))
+            gradients.append(torch.cat(torch.autograd.grad(values[-1].sum(), points)))
+            with torch.inference_mode():
+                parts = list(_on_all_cores(lambda part: measure_frames(part, SIZES, "pm"), points))
+            assert all(part.value.is_inference() for part in parts)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

@@ -16,7 +16,22 @@ from harken import __version__
 from harken.errors import HarkenError
 
 # one file each; none imports torch before its command runs
-_VERBS = ("enhance", "extend", "score", "demo", "models", "train", "write", "see", "bench", "compare", "papers")
+_VERBS = (
+    "enhance",
+    "extend",
+    "extract",
+    "separate",
+    "hrtf",
+    "score",
+    "demo",
+    "models",
+    "train",
+    "write",
+    "see",
+    "bench",
+    "compare",
+    "papers",
+)
 
 app = typer.Typer(
     name="harken",

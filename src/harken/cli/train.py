@@ -10,6 +10,8 @@ import typer
 
 from harken.cli.train_ap_bwe import ap_bwe
 from harken.cli.train_demucs import separator
+from harken.cli.train_hrtfformer import hrtfformer
+from harken.cli.train_look_once import look_once
 from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def register(app: typer.Typer) -> None:
     for enhancer in ("mp-senet", "mambattention"):
         train.command(enhancer)(denoiser)
     train.command("ap-bwe")(ap_bwe)
+    train.command("hrtfformer")(hrtfformer)
+    train.command("look-once")(look_once)
     for name in ("demucs", "conv-tasnet"):
         train.command(name)(separator)
     app.add_typer(train, name="train")

@@ -27,6 +27,24 @@ def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> W
     return (noise / max(np.sqrt(np.mean(noise**2)), 1e-12)).astype(np.float32)
 
 
+def average_power(samples: Waveform, n_fft: int = 512) -> np.ndarray:
+    """Long-term average power spectrum, ``(n_fft // 2 + 1,)``, of Hann windows that overlap by half.
+
+    >>> average_power(np.ones(2000, np.float32)).argmax()
+    np.int64(0)
+    """
+    samples = np.pad(samples, (0, max(0, n_fft - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(samples, n_fft)[:: n_fft // 2]
+    return np.mean(np.abs(np.fft.rfft(frames * np.hanning(n_fft))) ** 2, axis=0)
+
+
+def noise_with_power(samples: int, power: np.ndarray, rng: np.random.Generator) -> Waveform:
+    """Gaussian noise of a power spectrum, :func:`average_power` of speech for speech-shaped noise. Unit RMS."""
+    gain = np.interp(np.linspace(0, 1, samples // 2 + 1), np.linspace(0, 1, len(power)), np.sqrt(power))
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * gain, samples)
+    return (noise / max(np.sqrt(np.mean(noise**2)), 1e-12)).astype(np.float32)
+
+
 def shaped_noise(samples: int, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """Coloured noise through a random smooth spectrum, often with slow swells, now and then with a hum or clicks."""
     # up to brown, and now and then the steeper rumble of vehicles and of wind

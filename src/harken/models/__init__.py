@@ -17,13 +17,19 @@ __all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {
     "ap-bwe": "harken.models.enhance.ap_bwe:APBWE",
+    "conv-tasnet": "harken.models.separate.conv_tasnet:ConvTasNet",
     "decoder": "harken.models.write.decoder:Decoder",
+    "demucs": "harken.models.separate.demucs:Demucs",
     "lightning-attention": "harken.models.write.transnormer:TransNormer",
+    "hrtfformer": "harken.models.enhance.hrtfformer:HRTFformer",
     "litv2": "harken.models.see.litv2:LITv2",
+    "look-once-enrolment": "harken.models.separate.enrolment:EnrolmentNet",
+    "look-once-to-hear": "harken.models.separate.look_once:LookOnceToHear",
     "mavit": "harken.models.see.mavit:MAViT",
     "minimal-vit": "harken.models.see.minimal_vit:MinimalViT",
     "mambattention": "harken.models.enhance.mambattention:MambAttention",
     "mp-senet": "harken.models.enhance.mp_senet:MPSENet",
+    "speaker-encoder": "harken.models.separate.speaker_encoder:SpeakerEncoder",
     "sequence-classifier": "harken.models.classify.sequence:SequenceClassifier",
     "vit": "harken.models.see.vit:ViT",
 }
@@ -31,8 +37,14 @@ _MODELS = {
 # slug -> the command that makes weights, where there is one
 _TRAINED_BY = {
     "ap-bwe": "harken train ap-bwe",
+    "conv-tasnet": "harken train conv-tasnet",
     "decoder": "harken write train",
+    "demucs": "harken train demucs",
+    "hrtfformer": "harken train hrtfformer",
     "litv2": "harken see classify train --model litv2",
+    "look-once-enrolment": "harken train look-once --part enrolment --encoder tf-gridnet",
+    "look-once-to-hear": "harken train look-once",
+    "speaker-encoder": "harken train look-once --part enrolment",
     "mavit": "harken see classify train --model mavit",
     "minimal-vit": "harken see classify train --model minimal",
     "mambattention": "harken train mambattention",

@@ -85,6 +85,11 @@ def _first_rows(distortions: Sequence[int]) -> list[int]:
     return starts
 
 
+def _members(coordinates: Tensor, start: int, number: int) -> Tensor:
+    """A source's reference and distortions, without its output."""
+    return torch.cat((coordinates[:, start, None], coordinates[:, start + 2 : start + 2 + number]), 1)
+
+
 def separation_of_map(
     found: DiffusionMap, distortions: Sequence[int], uncertainty: bool, delta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,12 +97,12 @@ def separation_of_map(
     coordinates, sources = found.kept, len(distortions)
     starts = _first_rows(distortions)
     outputs = coordinates[:, [start + 1 for start in starts]]
-    members = [[start, *range(start + 2, start + 2 + n)] for start, n in zip(starts, distortions, strict=True)]
-    centres = [coordinates[:, rows].mean(1, keepdim=True) for rows in members]
-    clusters = [
-        Cluster.around(coordinates[:, rows] - centre, found.is_kept)
-        for rows, centre in zip(members, centres, strict=True)
-    ]
+    groups = list(zip(starts, distortions, strict=True))
+    clusters, centres = [], []
+    for start, number in groups:
+        members = _members(coordinates, start, number)
+        centres.append(members.mean(1, keepdim=True))
+        clusters.append(Cluster.around(members - centres[-1], found.is_kept, of_mean=True))
     to_cluster = torch.stack(
         [
             (cluster.squared_distances(outputs - centre) + RIDGE).sqrt()
@@ -115,9 +120,10 @@ def separation_of_map(
         rest, is_dropped = found.dropped, ~found.is_kept
         rest_outputs = rest[:, [start + 1 for start in starts]]
         terms = []
-        for cluster, rows, centre in zip(clusters, members, centres, strict=True):
-            middle = rest[:, rows].mean(1, keepdim=True)
-            added = schur_terms(cluster, rest[:, rows] - middle, outputs - centre, rest_outputs - middle, is_dropped)
+        for cluster, (start, number), centre in zip(clusters, groups, centres, strict=True):
+            members = _members(rest, start, number)
+            middle = members.mean(1, keepdim=True)
+            added = schur_terms(cluster, members - middle, outputs - centre, rest_outputs - middle, is_dropped)
             terms.append(added.sqrt())
         term = torch.stack(terms, -1)
         of_own = term.diagonal(dim1=-2, dim2=-1)
@@ -131,7 +137,7 @@ def separation_of_map(
                     other[:, source],
                     tuple(values[:, source] for values in variances),
                     tuple(values.gather(-1, nearest[:, [source]])[:, 0] for values in variances),
-                    len(members[source]),
+                    distortions[source] + 1,
                     delta,
                 )
                 for source in range(sources)

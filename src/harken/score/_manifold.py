@@ -37,9 +37,10 @@ class DiffusionMap(NamedTuple):
         return self.coordinates[..., :widest] * self.is_kept[:, None, :widest]
 
     @property
-    def dropped(self) -> Float[Tensor, "frames points coordinates"]:
-        """The other coordinates; zero where one is kept."""
-        return self.coordinates * ~self.is_kept[:, None]
+    def dropped(self) -> Float[Tensor, "frames points dropped"]:
+        """The other coordinates of all frames, from the first that any drops; zero where one is kept."""
+        first = int(self.is_kept.sum(-1).min())
+        return self.coordinates[..., first:] * ~self.is_kept[:, None, first:]
 
 
 def diffusion_map(points: Float[Tensor, "frames points dim"], *, share: float = 0.99) -> DiffusionMap:
@@ -61,19 +62,20 @@ def diffusion_map(points: Float[Tensor, "frames points dim"], *, share: float = 
     if count < 3:
         raise InputError(f"a diffusion map needs at least 3 points in a frame, got {count}")
     x = points.double()
-    x = x - x.mean(-2, keepdim=True)  # distances stay, cancellation in the next line shrinks
+    x = x - x.mean(-2, keepdim=True)  # distances stay, cancellation in the next lines shrinks
     energy = x.square().sum(-1)
-    squared = (energy[:, :, None] + energy[:, None] - 2 * x @ x.mT).clamp_min(0)
-    above = torch.ones(count, count, dtype=torch.bool, device=x.device).triu(1)
-    width = squared[:, above].median(-1).values.clamp_min(torch.finfo(torch.float64).tiny)
-    kernel = torch.exp(-squared / (2 * width[:, None, None]))
-    kernel = kernel.masked_fill(torch.eye(count, dtype=torch.bool, device=x.device), 1.0)
-    degrees = kernel.sum(-1)
-    kernel = kernel / (degrees[:, :, None] * degrees[:, None])
-    degrees = kernel.sum(-1)
-    half = degrees.rsqrt()
-    values, vectors = _Eigenpairs.apply(half[:, :, None] * kernel * half[:, None])
-    values, vectors = values.flip(-1)[:, 1:], vectors.flip(-1)[..., 1:]
+    squared = torch.baddbmm(energy[:, :, None] + energy[:, None], x, x.mT, alpha=-2).clamp_min(0)
+    squared.diagonal(dim1=-2, dim2=-1).zero_()
+    above = torch.ones(count, count, dtype=torch.bool, device=x.device).triu(1).flatten().nonzero().flatten()
+    width = squared.flatten(1).index_select(1, above).median(-1).values.clamp_min(torch.finfo(torch.float64).tiny)
+    kernel = torch.exp(squared * (-0.5 / width)[:, None, None])
+    weight = kernel.sum(-1).reciprocal()
+    # K is symmetric: a row times K is quicker than K times a column
+    degrees = weight * (weight[:, None] @ kernel)[:, 0]
+    half = weight * degrees.rsqrt()
+    # of the negative, whose eigenvalues ascend as those of the kernel descend
+    values, vectors = _Eigenpairs.apply(-half[:, :, None] * kernel * half[:, None])
+    values, vectors = -values[:, 1:], vectors[..., 1:]
     with torch.no_grad():
         sums = values.cumsum(-1)
         number = (sums / sums[:, -1:] < share).sum(-1, keepdim=True) + 1
@@ -128,10 +130,8 @@ class Cluster(NamedTuple):
         about = centred - centred.mean(-2, keepdim=True) if of_mean else centred
         covariance = about.mT @ about / (centred.shape[-2] - 1)
         with torch.no_grad():
-            covariance_ = covariance.detach()
-            # padding takes the mean variance, which lies between the least and the greatest
-            values = torch.linalg.eigvalsh(covariance_ + torch.diag_embed(_mean_variance(covariance_, is_kept)))
-            lacking = values[:, 0] <= is_kept.sum(-1) * _SINGLE * values[:, -1]
+            spanned = centred.shape[-2] - of_mean
+            lacking = lacks_rank(covariance.detach(), is_kept, spanned)
             added = torch.where(is_kept, lacking[:, None] * RIDGE, 1.0)
         covariance = covariance + torch.diag_embed(added)
         return cls(centred, covariance, torch.linalg.cholesky(covariance), is_kept)
@@ -147,13 +147,26 @@ class Cluster(NamedTuple):
     def variances(self) -> tuple[Tensor, Tensor, Tensor]:
         """Least and greatest eigenvalue and trace of the covariance, without padding: three of ``(frames,)``."""
         covariance = self.covariance.detach()
-        inside = torch.diag_embed(self.is_kept.to(covariance))
-        covariance = inside @ covariance @ inside
-        values = torch.linalg.eigvalsh(covariance + torch.diag_embed(_mean_variance(covariance, self.is_kept)))
+        covariance = covariance * (self.is_kept[:, :, None] & self.is_kept[:, None])
+        values = _eigenvalues(covariance, self.is_kept)
         return values[:, 0], values[:, -1], covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _mean_variance(covariance: Tensor, is_kept: Tensor) -> Tensor:
+def lacks_rank(
+    covariance: Float[Tensor, "frames kept kept"], is_kept: Bool[Tensor, "frames kept"], spanned: int
+) -> Bool[Tensor, " frames"]:
+    """Whether a covariance of ``spanned`` independent points lacks full rank, as single precision would judge it."""
+    number = is_kept.sum(-1)
+    lacking = number > spanned
+    unsure = (~lacking).nonzero().flatten()
+    if len(unsure):
+        values = _eigenvalues(covariance[unsure], is_kept[unsure])
+        lacking[unsure] = values[:, 0] <= number[unsure] * _SINGLE * values[:, -1]
+    return lacking
+
+
+def _eigenvalues(covariance: Tensor, is_kept: Tensor) -> Tensor:
+    """Ascending; padding takes the mean variance, which lies between the least and the greatest."""
     variances = covariance.diagonal(dim1=-2, dim2=-1)
     mean = (variances * is_kept).sum(-1, keepdim=True) / is_kept.sum(-1, keepdim=True)
-    return torch.where(is_kept, 0.0, mean)
+    return torch.linalg.eigvalsh(covariance + torch.diag_embed(torch.where(is_kept, 0.0, mean)))

@@ -31,14 +31,13 @@ def schur_terms(
     """
     members = dropped.shape[-2]
     eye = torch.eye(members, dtype=dropped.dtype, device=dropped.device)
-    centring = eye - 1 / members
     inner = dropped @ dropped.mT
     whitened = cluster.whiten(cluster.centred)
     pulled = whitened.mT @ cluster.whiten(points) / (members - 1)  # r = x_c - C^T pulled
-    middle = centring / (members - 1) - whitened.mT @ whitened / (members - 1) ** 2
+    middle = (eye - 1 / members) / (members - 1) - whitened.mT @ whitened / (members - 1) ** 2
     residual = points_dropped.mT - dropped.mT @ pulled
     seen = dropped @ residual
-    lacking = _lacks_rank(centring @ inner @ centring, is_dropped.sum(-1))
+    lacking = _lacks_rank(inner, is_dropped.sum(-1))
     ridge = (1e-9 + RIDGE * lacking.to(inner))[:, None, None]
     corrected = middle @ torch.linalg.solve(ridge * eye + inner @ middle, seen)
     squared = residual.square().sum(-2) - (seen * corrected).sum(-2)
@@ -47,14 +46,14 @@ def schur_terms(
 
 def _lacks_rank(inner: Tensor, width: Tensor) -> Tensor:
     """Whether the covariance of the dropped coordinates lacks full rank, as single precision would judge it."""
-    members = inner.shape[-1]
-    lacking = torch.ones_like(width, dtype=torch.bool)
-    unsure = (width < members).nonzero().flatten()  # more coordinates than members always lack it
-    for frame in unsure.tolist():
-        count = int(width[frame])
-        if count:
-            values = torch.linalg.eigvalsh(inner[frame]).flip(-1)
-            lacking[frame] = values[count - 1] <= count * _SINGLE * values[0]
+    lacking = width >= inner.shape[-1]  # more coordinates than members, less their mean
+    unsure = (~lacking).nonzero().flatten()
+    if len(unsure):
+        inner, count = inner[unsure], width[unsure]
+        inner = inner - inner.mean(-1, keepdim=True)
+        values = torch.linalg.eigvalsh(inner - inner.mean(-2, keepdim=True)).flip(-1)
+        least = values.gather(-1, (count - 1).clamp_min(0)[:, None])[:, 0]
+        lacking[unsure] = (count == 0) | (least <= count * _SINGLE * values[:, 0])
     return lacking
 
 

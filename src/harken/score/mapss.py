@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from harken.score.loudness import SHORTEST, normalise_loudness
 from harken.score.speech_encoders import Encoder, find_encoder
 
 __all__ = ["FrameMeasure", "Mapss", "active_frames", "mapss", "measure_frames"]
+
+T = TypeVar("T")
 
 _LOUDNESS_ROWS = 8  # signals of a bank whose spectra are held at once
 
@@ -173,15 +177,42 @@ def _score_part(
         blank = estimated_points.new_full(is_active.shape, torch.nan, dtype=torch.float32)
         values = [blank.clone() for _ in FrameMeasure._fields]
         batches = list(_batches(is_active, at_once))
-        for done, (rows, sources) in enumerate(batches):
+
+        def measured(
+            batch: tuple[Tensor, list[int]], points: list[Tensor] = points, measure: Measure = measure
+        ) -> FrameMeasure:
+            rows, sources = batch
             together = torch.cat([points[source][:, rows] for source in sources]).transpose(0, 1)
             sizes = [len(points[source]) - 2 for source in sources]
-            found = measure_frames(together, sizes, measure, uncertainty=uncertainty, delta=delta)
+            return measure_frames(together, sizes, measure, uncertainty=uncertainty, delta=delta)
+
+        for done, ((rows, sources), found) in enumerate(zip(batches, _on_all_cores(measured, batches), strict=True)):
             for kept, new in zip(values, found, strict=True):
                 kept[rows[:, None], torch.tensor(sources)] = new
             progress((number + 0.5 + 0.5 * (done + 1) / len(batches)) / 2)
         made[measure] = FrameMeasure(*values)
     return Mapss(made["ps"], made["pm"], is_active)
+
+
+def _on_all_cores(measured: Callable[[T], FrameMeasure], batches: list[T]) -> Iterator[FrameMeasure]:
+    """One batch on each of PyTorch's threads: eigenvectors of many small matrices are found one after the other."""
+    threads = min(torch.get_num_threads(), len(batches))
+    if threads < 2:
+        yield from map(measured, batches)
+        return
+    wants_gradient, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def alone(batch: T) -> FrameMeasure:
+        torch.set_num_threads(1)
+        with torch.inference_mode(is_inference), torch.set_grad_enabled(wants_gradient):
+            return measured(batch)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(alone, batches)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _encoded_bank(

@@ -14,8 +14,11 @@ __all__ = ["list_tasks", "task"]
 _TASKS = {
     "enhance": "harken.tasks.enhance:enhance",
     "extend": "harken.tasks.extend:extend",
+    "extract": "harken.tasks.extract:extract",
     "score": "harken.tasks.score:score",
+    "separate": "harken.tasks.separate:separate",
     "score_separation": "harken.tasks.score_separation:score_separation",
+    "upsample_hrtf": "harken.tasks.upsample_hrtf:upsample_hrtf",
 }
 
 

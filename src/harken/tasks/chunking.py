@@ -141,26 +141,55 @@ def overlap_add(
     Raises:
         InputError: a segment that is not positive, or an overlap outside [0, 1).
     """
-    if segment < 1 or not 0 <= overlap < 1 or context < 0:
-        raise InputError(f"expected a positive segment and an overlap in [0, 1), got {segment} and {overlap}")
-    stride = max(1, int((1 - overlap) * segment))
-    half = segment // 2
-    weight = np.concatenate((np.arange(1, half + 1), np.arange(segment - half, 0, -1))).astype(np.float32)
-    weight = (weight / weight.max())[:, None]
+    held = cut_segments(blocks, frames=frames, channels=channels, segment=segment, overlap=overlap, context=context)
+    yield from join_segments((process(*one) for one in held), frames=frames, segment=segment, overlap=overlap)
+
+
+def cut_segments(
+    blocks: Iterable[Float[np.ndarray, "_ channels"]],
+    *,
+    frames: int,
+    channels: int,
+    segment: int,
+    overlap: float = 0.25,
+    context: int = 0,
+) -> Iterator[tuple[Float[np.ndarray, "_ channels"], int]]:
+    """The segments of :func:`overlap_add`, each with ``context`` frames on both sides, and their lengths without it."""
+    stride = _stride(segment, overlap)
+    if context < 0:
+        raise InputError(f"expected a context of at least 0, got {context}")
     source = iter(blocks)
     held = np.zeros((context, channels), np.float32)  # from ``context`` before the segment on
-    total, weights = np.zeros((0, 0), np.float32), np.zeros((0, 1), np.float32)
     for start in range(0, frames, stride):
         length = min(segment, frames - start)
         held = _fill(held, source, length + 2 * context)
-        made = process(held[: length + 2 * context], length)
+        yield held[: length + 2 * context], length
+        held = held[stride:]
+
+
+def join_segments(
+    made: Iterable[Float[np.ndarray, "_ columns"]], *, frames: int, segment: int, overlap: float = 0.25
+) -> Iterator[Float[np.ndarray, "_ columns"]]:
+    """The average of what was made of each segment, in their order, as soon as no later one can change it."""
+    stride, half = _stride(segment, overlap), segment // 2
+    weight = np.concatenate((np.arange(1, half + 1), np.arange(segment - half, 0, -1))).astype(np.float32)
+    weight = (weight / weight.max())[:, None]
+    total, weights = np.zeros((0, 0), np.float32), np.zeros((0, 1), np.float32)
+    for start, part in zip(range(0, frames, stride), made, strict=True):
+        length = len(part)
         longest = max(length, len(total))
-        total, weights = (_lengthen(part, longest, columns) for part, columns in ((total, made.shape[1]), (weights, 1)))
-        total[:length] += weight[:length] * made
+        total, weights = _lengthen(total, longest, part.shape[1]), _lengthen(weights, longest, 1)
+        total[:length] += weight[:length] * part
         weights[:length] += weight[:length]
         ready = min(stride, frames - start)
         yield total[:ready] / weights[:ready]
-        total, weights, held = total[ready:], weights[ready:], held[stride:]
+        total, weights = total[ready:], weights[ready:]
+
+
+def _stride(segment: int, overlap: float) -> int:
+    if segment < 1 or not 0 <= overlap < 1:
+        raise InputError(f"expected a positive segment and an overlap in [0, 1), got {segment} and {overlap}")
+    return max(1, int((1 - overlap) * segment))
 
 
 def _lengthen(part: np.ndarray, frames: int, columns: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Systems that take a mixture apart, or keep one source of it."""
