@@ -125,7 +125,7 @@ class HRTFformerConfig:
             groups=2,
             expansion=1,
             norm="layer",
-            conv_norm="batch",  # norms of single items forget what tells listeners apart, and learn half as fast
+            conv_norm="batch",  # norms of single items forget what tells listeners apart
             channel_cap=210,
             encoder_hidden=128,
             latent=32,
