@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from harken import models
 from harken.cli import main
 from harken.data.audio import Audio, read, resample, write
 from harken.data.mixing import low_pass
@@ -175,7 +176,8 @@ def test_the_command_reports_each_file_and_counts_failures(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
 
 
-def test_without_weights_the_command_says_how_to_make_some(tmp_path, capsys):
+def test_without_weights_the_command_says_how_to_make_some(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(models, "weights_folder", lambda slug: None)
     write(tmp_path / "a.wav", Audio(speechlike(8000), 8000))
     assert main(["extend", str(tmp_path / "a.wav"), "--to", "48000"]) == 2
     assert "harken train ap-bwe --to 48000" in capsys.readouterr().err

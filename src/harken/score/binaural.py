@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
@@ -20,7 +22,7 @@ def ild(signal: Binaural) -> float:
     6.02
     """
     left, right = (float(np.square(ear, dtype=np.float64).sum()) for ear in _both(signal))
-    return 10 * np.log10(left / right) if left and right else float("nan")
+    return 10 * math.log10(left / right) if left and right else float("nan")
 
 
 def itd(signal: Binaural, rate: int) -> float:

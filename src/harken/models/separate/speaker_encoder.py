@@ -48,6 +48,11 @@ class SpeakerEncoderConfig:
         if min(sizes) < 1 or max(sizes) > 65536 or not 1 <= self.layers <= 16 or self.sample_rate < 1000:
             raise InputError("every size must be from 1 to 65536, layers 1 to 16, sample_rate 1000 or more")
 
+    @classmethod
+    def small(cls) -> Self:
+        """A quarter of the width in one layer, to try things with: the published weights do not fit."""
+        return cls(hidden=64, layers=1)
+
 
 class SpeakerEncoder(Model):
     """An embedding of unit length for a clip: close for clips of one talker, far for those of two.

@@ -1,0 +1,1 @@
+"""A package of its own, ahead of what others install under this name."""
