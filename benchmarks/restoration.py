@@ -118,7 +118,7 @@ def measure(row: Row, minutes: float, folder: Path, clones: Path | None) -> dict
     recording(source, minutes, row.rate, row.channels)
     more = row.prepare(folder) if row.prepare else ()
     out = folder / "stems" if row.verb == "separate" else target
-    command = [row.verb, str(source), *row.arguments, *more, "-o", str(out), "--quiet", "--overwrite"]
+    command = [row.verb, str(source), *row.arguments, *more, "-o", str(out), "--quiet"]
     report = run([CHILD, *command], minutes)
     if row.authors and clones:
         report["authors"] = run([row.authors, str(clones), str(source), str(target)], minutes)
