@@ -12,13 +12,35 @@ from harken.cli.train_ap_bwe import ap_bwe
 from harken.cli.train_demucs import separator
 from harken.cli.train_hrtfformer import hrtfformer
 from harken.cli.train_look_once import look_once
-from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
+from harken.cli.training import (
+    LENGTH,
+    RUN,
+    BatchSize,
+    Ema,
+    ItemWorkers,
+    LearningRate,
+    Precision,
+    Resume,
+    SaveEvery,
+    Schedule,
+    Seed,
+    Steps,
+    TrainDevice,
+    ValidateEvery,
+    amount,
+    check_device,
+    check_folder,
+    need,
+    run_training,
+    split_recordings,
+    talker,
+)
 
 if TYPE_CHECKING:
     from harken.models.enhance.codec import SpectrumEnhancer
     from harken.train.losses import EnhancementWeights
 
-_DATA, _MODEL, _MIX, _LENGTH, _RUN = "Recordings", "Model and losses", "Mixtures", "How long, how fast", "The run"
+_DATA, _MODEL, _MIX = "Recordings", "Model and losses", "Mixtures"
 
 
 def register(app: typer.Typer) -> None:
@@ -65,37 +87,28 @@ def denoiser(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/NAME", rich_help_panel=_RUN),
+        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/NAME", rich_help_panel=RUN),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
-    ] = False,
+    resume: Resume = False,
     init: Annotated[
         str | None,
         typer.Option(
-            help="Start from trained weights: a folder, checkpoint, Hub repository, or 'bundled'.", rich_help_panel=_RUN
+            help="Start from trained weights: a folder, checkpoint, Hub repository, or 'bundled'.", rich_help_panel=RUN
         ),
     ] = None,
     codec_from: Annotated[
         str | None,
         typer.Option(
             help="Start with the encoder and decoders of another enhancer: a slug (its bundled weights) or a folder.",
-            rich_help_panel=_RUN,
+            rich_help_panel=RUN,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, mixtures and dropout.", rich_help_panel=_RUN)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make mixtures.", rich_help_panel=_RUN)] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_RUN)] = "no",
-    validate_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one validation (24 mixtures) to the next.", rich_help_panel=_RUN)
-    ] = 500,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
-    ] = 100,
+    seed: Seed = 0,
+    workers: ItemWorkers = 0,
+    device: TrainDevice = "auto",
+    precision: Precision = "no",
+    validate_every: ValidateEvery = 500,
+    save_every: SaveEvery = 100,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -153,16 +166,12 @@ def denoiser(
             min=0, max=1, help="Share of noise put into a room.", show_default="0.5 with --rooms", rich_help_panel=_MIX
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Mixtures a step and process.", rich_help_panel=_LENGTH)] = 4,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_LENGTH)] = 5e-4,
-    schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=_LENGTH)
-    ] = "cosine",
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising learning rate.", rich_help_panel=_LENGTH)] = 100,
-    ema: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
-    ] = 0.999,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 4,
+    lr: LearningRate = 5e-4,
+    schedule: Schedule = "cosine",
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising learning rate.", rich_help_panel=LENGTH)] = 100,
+    ema: Ema = 0.999,
 ) -> None:
     """Train a model to clean noisy speech.
 
@@ -198,8 +207,7 @@ def denoiser(
     )
     slug = str(context.info_name)
     out = out or Path("runs") / slug
-    if resume is False and (out / "state.pt").exists():
-        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    check_folder(out, resume=resume)
     torch.manual_seed(seed)
     model = _model(slug, preset, attention, init)
     if codec_from is not None:

@@ -8,9 +8,31 @@ from typing import Annotated
 
 import typer
 
-from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
+from harken.cli.training import (
+    RUN,
+    BatchSize,
+    Ema,
+    Init,
+    ItemWorkers,
+    LearningRate,
+    Precision,
+    Resume,
+    SaveEvery,
+    Schedule,
+    Seed,
+    Steps,
+    TrainDevice,
+    ValidateEvery,
+    amount,
+    check_device,
+    check_folder,
+    need,
+    run_training,
+    split_recordings,
+    talker,
+)
 
-_DATA, _MODEL, _LENGTH, _RUN = "Recordings", "Model and losses", "How long, how fast", "The run"
+_DATA, _MODEL = "Recordings", "Model and losses"
 
 
 def ap_bwe(
@@ -57,36 +79,22 @@ def ap_bwe(
         str, typer.Option(help="drawn (a new low-pass for each item) or soxr.", rich_help_panel=_DATA)
     ] = "drawn",
     seconds: Annotated[float, typer.Option(help="Length of an item.", rich_help_panel=_DATA)] = 0.5,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a step and process.", rich_help_panel=_LENGTH)] = 8,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_LENGTH)] = 1e-3,
-    schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=_LENGTH)
-    ] = "cosine",
-    ema: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
-    ] = 0.999,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=_RUN)] = Path(
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 8,
+    lr: LearningRate = 1e-3,
+    schedule: Schedule = "cosine",
+    ema: Ema = 0.999,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel=RUN)] = Path(
         "runs/ap-bwe"
     ),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from trained weights: a folder, checkpoint or Hub repository.", rich_help_panel=_RUN),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and items.", rich_help_panel=_RUN)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make items.", rich_help_panel=_RUN)] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_RUN)] = "no",
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_RUN)] = 500,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
-    ] = 100,
+    resume: Resume = False,
+    init: Init = None,
+    seed: Seed = 0,
+    workers: ItemWorkers = 0,
+    device: TrainDevice = "auto",
+    precision: Precision = "no",
+    validate_every: ValidateEvery = 500,
+    save_every: SaveEvery = 100,
 ) -> None:
     """Train AP-BWE to give speech the upper band that it lacks.
 
@@ -119,8 +127,7 @@ def ap_bwe(
         seed=seed,
         workers=workers,
     )
-    if resume is False and (out / "state.pt").exists():
-        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    check_folder(out, resume=resume)
     presets = {"small": APBWE.Config.small, "paper": APBWE.Config.paper}
     if preset not in presets:
         raise InputError(f"--preset takes {', '.join(presets)}, got '{preset}'")

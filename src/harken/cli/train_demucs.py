@@ -7,13 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harken.cli.training import check_device, need, run_training, split_recordings, talker
+from harken.cli.training import (
+    RUN,
+    BatchSize,
+    Ema,
+    Init,
+    ItemWorkers,
+    LearningRate,
+    Precision,
+    Resume,
+    SaveEvery,
+    Schedule,
+    Seed,
+    Steps,
+    TrainDevice,
+    ValidateEvery,
+    check_device,
+    check_folder,
+    need,
+    run_training,
+    split_recordings,
+    talker,
+)
 
 if TYPE_CHECKING:
     from harken.data.stem_mixing import StemPool
     from harken.models.separate._separator import Separator
 
-_DATA, _MODEL, _MIX, _LENGTH, _RUN = "Stems", "Model and loss", "Mixing", "How long, how fast", "The run"
+_DATA, _MODEL, _MIX = "Stems", "Model and loss", "Mixing"
 
 
 def separator(
@@ -90,37 +111,23 @@ def separator(
     scale: Annotated[
         tuple[float, float], typer.Option(metavar="LOW HIGH", help="Gain of each stem.", rich_help_panel=_MIX)
     ] = (0.25, 1.25),
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a step and process.", rich_help_panel=_LENGTH)] = 4,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_LENGTH)] = 3e-4,
-    schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=_LENGTH)
-    ] = "cosine",
-    ema: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
-    ] = 0.999,
+    steps: Steps = 10_000,
+    batch_size: BatchSize = 4,
+    lr: LearningRate = 3e-4,
+    schedule: Schedule = "cosine",
+    ema: Ema = 0.999,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/NAME", rich_help_panel=_RUN),
+        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/NAME", rich_help_panel=RUN),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from trained weights: a folder, checkpoint or Hub repository.", rich_help_panel=_RUN),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and items.", rich_help_panel=_RUN)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make items.", rich_help_panel=_RUN)] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_RUN)] = "no",
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_RUN)] = 500,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
-    ] = 100,
+    resume: Resume = False,
+    init: Init = None,
+    seed: Seed = 0,
+    workers: ItemWorkers = 0,
+    device: TrainDevice = "auto",
+    precision: Precision = "no",
+    validate_every: ValidateEvery = 500,
+    save_every: SaveEvery = 100,
 ) -> None:
     """Train a model to take mixtures apart.
 
@@ -158,8 +165,7 @@ def separator(
     )
     slug = str(context.info_name)
     out = out or Path("runs") / slug
-    if resume is False and (out / "state.pt").exists():
-        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    check_folder(out, resume=resume)
     if bool(tracks) == bool(source):
         raise InputError("give --tracks FOLDER, or --source NAME=FOLDER for each source: one of the two")
     torch.manual_seed(seed)

@@ -7,9 +7,27 @@ from typing import Annotated
 
 import typer
 
-from harken.cli.training import check_device, need, run_training, talker
+from harken.cli.training import (
+    LENGTH,
+    RUN,
+    BatchSize,
+    Ema,
+    Init,
+    ItemWorkers,
+    Resume,
+    SaveEvery,
+    Seed,
+    Steps,
+    TrainDevice,
+    ValidateEvery,
+    check_device,
+    check_folder,
+    need,
+    run_training,
+    talker,
+)
 
-_DATA, _MODEL, _LENGTH, _RUN = "Listeners", "Model and losses", "How long, how fast", "The run"
+_DATA, _MODEL = "Listeners", "Model and losses"
 
 
 def hrtfformer(
@@ -71,34 +89,23 @@ def hrtfformer(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 3000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a step and process.", rich_help_panel=_LENGTH)] = 8,
+    steps: Steps = 3000,
+    batch_size: BatchSize = 8,
     lr: Annotated[
         float | None,
-        typer.Option(help="Highest learning rate.", show_default="3e-3; paper: 5e-4", rich_help_panel=_LENGTH),
+        typer.Option(help="Highest learning rate.", show_default="3e-3; paper: 5e-4", rich_help_panel=LENGTH),
     ] = None,
-    ema: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
-    ] = 0.995,
+    ema: Ema = 0.995,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=True, rich_help_panel=_RUN)
+        Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=True, rich_help_panel=RUN)
     ] = Path("runs/hrtfformer"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
-    ] = False,
-    init: Annotated[
-        str | None, typer.Option(help="Start from trained weights: a folder or checkpoint.", rich_help_panel=_RUN)
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and items.", rich_help_panel=_RUN)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make items.", rich_help_panel=_RUN)] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
-    ] = "auto",
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_RUN)] = 200,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
-    ] = 100,
+    resume: Resume = False,
+    init: Init = None,
+    seed: Seed = 0,
+    workers: ItemWorkers = 0,
+    device: TrainDevice = "auto",
+    validate_every: ValidateEvery = 200,
+    save_every: SaveEvery = 100,
 ) -> None:
     """Train HRTFformer to tell a listener's HRTF in all directions from a few.
 
@@ -137,8 +144,7 @@ def hrtfformer(
         seed=seed,
         workers=workers,
     )
-    if not resume and (out / "state.pt").exists():
-        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    check_folder(out, resume=resume)
     found = [path for folder in listeners for path in find_listeners(folder)]
     judged = [path for folder in held_out or [] for path in find_listeners(folder)] or found[
         held_out_every - 1 :: held_out_every

@@ -7,13 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harken.cli.training import amount, check_device, need, run_training, split_recordings, talker
+from harken.cli.training import (
+    LENGTH,
+    RUN,
+    BatchSize,
+    Ema,
+    Init,
+    ItemWorkers,
+    Precision,
+    Resume,
+    SaveEvery,
+    Seed,
+    Steps,
+    TrainDevice,
+    ValidateEvery,
+    amount,
+    check_device,
+    check_folder,
+    need,
+    run_training,
+    split_recordings,
+    talker,
+)
 
 if TYPE_CHECKING:
     from harken.models.separate.speaker_encoder import SpeakerEncoder
     from harken.train.extraction import Sources
 
-_DATA, _MODEL, _LENGTH, _RUN = "Recordings", "Model", "How long, how fast", "The run"
+_DATA, _MODEL = "Recordings", "Model"
 
 
 def look_once(
@@ -73,39 +94,25 @@ def look_once(
         typer.Option(help="Length of an item.", show_default="1.5, for enrolment 2.4", rich_help_panel=_DATA),
     ] = None,
     talkers: Annotated[int, typer.Option(min=1, max=16, help="Most talkers at once.", rich_help_panel=_DATA)] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=_LENGTH)] = 3000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a step and process.", rich_help_panel=_LENGTH)] = 4,
+    steps: Steps = 3000,
+    batch_size: BatchSize = 4,
     lr: Annotated[
         float | None,
-        typer.Option(help="Highest learning rate.", show_default="2e-3; d-vector 2e-4", rich_help_panel=_LENGTH),
+        typer.Option(help="Highest learning rate.", show_default="2e-3; d-vector 2e-4", rich_help_panel=LENGTH),
     ] = None,
-    ema: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=_LENGTH)
-    ] = 0.99,
+    ema: Ema = 0.99,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder of the run.", show_default="runs/look-once-PART", rich_help_panel=_RUN
-        ),
+        typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/look-once-PART", rich_help_panel=RUN),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=_RUN),
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from trained weights: a folder, checkpoint or Hub repository.", rich_help_panel=_RUN),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and items.", rich_help_panel=_RUN)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make items.", rich_help_panel=_RUN)] = 0,
-    device: Annotated[
-        str, typer.Option(help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=_RUN)
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=_RUN)] = "no",
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_RUN)] = 250,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=_RUN)
-    ] = 50,
+    resume: Resume = False,
+    init: Init = None,
+    seed: Seed = 0,
+    workers: ItemWorkers = 0,
+    device: TrainDevice = "auto",
+    precision: Precision = "no",
+    validate_every: ValidateEvery = 250,
+    save_every: SaveEvery = 50,
 ) -> None:
     """Train Look Once to Hear: the extractor of one talker, or the encoder that enrols them.
 
@@ -133,8 +140,7 @@ def look_once(
         if value not in known:
             raise InputError(f"--{name} takes {' or '.join(known)}, got '{value}'")
     out = out or Path(f"runs/look-once-{part}")
-    if not resume and (out / "state.pt").exists():
-        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
+    check_folder(out, resume=resume)
     tunes = part == "enrolment" and encoder == "d-vector"
     loop = LoopConfig(
         steps=steps,

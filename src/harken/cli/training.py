@@ -5,13 +5,44 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from harken.data.mixing import Recordings
     from harken.train.loop import LoopConfig, Recipe
 
 Describe = Callable[[dict[str, float]], str]
+
+# options that mean the same in every command that trains
+LENGTH, RUN = "How long, how fast", "The run"
+Steps = Annotated[int, typer.Option(min=1, help="Steps in all.", rich_help_panel=LENGTH)]
+BatchSize = Annotated[int, typer.Option(min=1, help="Items a step and process.", rich_help_panel=LENGTH)]
+LearningRate = Annotated[float, typer.Option("--lr", help="Highest learning rate.", rich_help_panel=LENGTH)]
+Schedule = Annotated[
+    str, typer.Option(help="Of the learning rate: cosine, exponential or constant.", rich_help_panel=LENGTH)
+]
+Ema = Annotated[
+    float, typer.Option(min=0, max=1, help="Decay of the averaged weights that are kept.", rich_help_panel=LENGTH)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out, exactly where it stopped.", rich_help_panel=RUN)
+]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Start from trained weights: a folder, checkpoint or Hub repository.", rich_help_panel=RUN),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of weights and items.", rich_help_panel=RUN)]
+ItemWorkers = Annotated[int, typer.Option("--workers", min=0, help="Processes that make items.", rich_help_panel=RUN)]
+TrainDevice = Annotated[
+    str, typer.Option("--device", help="auto takes a GPU where there is one; cpu does not.", rich_help_panel=RUN)
+]
+Precision = Annotated[str, typer.Option(help="no, bf16 or fp16.", rich_help_panel=RUN)]
+ValidateEvery = Annotated[int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=RUN)]
+SaveEvery = Annotated[
+    int, typer.Option(min=1, help="Steps from one save to the next: what a kill costs.", rich_help_panel=RUN)
+]
 
 
 def run_training(
@@ -48,6 +79,14 @@ def check_device(device: str) -> None:
 
     if device not in ("auto", "cpu"):
         raise InputError(f"--device takes auto or cpu, got '{device}'")
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Raise where a new run would go over another one."""
+    from harken.errors import InputError
+
+    if not resume and (out / "state.pt").exists():
+        raise InputError(f"'{out}' already holds a run: pass --resume to go on with it, or choose another --out")
 
 
 def need(*packages: str, extra: str = "train") -> None:
