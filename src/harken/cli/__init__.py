@@ -28,6 +28,7 @@ _VERBS = (
     "train",
     "write",
     "see",
+    "brain",
     "bench",
     "compare",
     "papers",
