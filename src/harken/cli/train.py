@@ -10,6 +10,7 @@ import typer
 
 from harken.cli.train_ap_bwe import ap_bwe
 from harken.cli.train_demucs import separator
+from harken.cli.train_eeg_denoiser import eeg_denoiser
 from harken.cli.train_hrtfformer import hrtfformer
 from harken.cli.train_look_once import look_once
 from harken.cli.training import (
@@ -51,6 +52,7 @@ def register(app: typer.Typer) -> None:
         train.command(enhancer)(denoiser)
     train.command("ap-bwe")(ap_bwe)
     train.command("hrtfformer")(hrtfformer)
+    train.command("eeg-denoiser")(eeg_denoiser)
     train.command("look-once")(look_once)
     for name in ("demucs", "conv-tasnet"):
         train.command(name)(separator)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from harken.data.brain import Recording, Trials, joined, require_mne
 from harken.errors import InputError
 
+UNLABELLED = "unlabelled"  # class of trials that come without any
 LARGEST = 4 << 30  # bytes of an array, as float32
 _TEXT = (".csv", ".tsv", ".txt")
 _UNITS = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9}
@@ -69,10 +71,11 @@ def read_trials(
 ) -> Trials:
     """Labelled trials of a file: epochs that are cut already, or a recording with events.
 
-    ``.npz`` layouts: ``x`` with ``y`` (and ``sfreq``, ``ch_names``, ``classes``, ``subject``, ``session``, ``unit``);
-    ``x_train``, ``y_train``, ``x_test``, ``y_test`` (sessions 0 and 1); several recordings ``eeg_0``,
-    ``event_sample_0``, ``event_code_0``, … with ``fs``, ``scale_uV``, ``channels`` (one session each); or one array
-    ``(trials, samples)`` a class, named after the class. Files called ``*-epo.fif`` are MNE's epochs.
+    ``.npz`` layouts: ``x`` with ``y`` (and ``sfreq``, ``ch_names``, ``classes``, ``subject``, ``session``, ``unit``;
+    without ``y`` all are of one class, ``unlabelled``); ``x_train``, ``y_train``, ``x_test``, ``y_test`` (sessions 0
+    and 1); several recordings ``eeg_0``, ``event_sample_0``, ``event_code_0``, … with ``fs``, ``scale_uV``,
+    ``channels`` (one session each); or one array ``(trials, samples)`` a class, named after the class. Files called
+    ``*-epo.fif`` are MNE's epochs.
 
     Args:
         path: the file.
@@ -101,6 +104,30 @@ def read_trials(
     if made is None:  # recordings: cut already
         raise InputError(f"'{path}' holds no trials: expected x and y, or recordings with events")
     return made
+
+
+def read_signals(
+    path: str | os.PathLike[str], sfreq: float, rate: float | None = None
+) -> Float[np.ndarray, "stretches channels samples"]:
+    """Trials, or a recording as one long trial, at a rate of one's own; labels and events are not needed.
+
+    Args:
+        path: the file.
+        sfreq: what to resample to, hertz.
+        rate: that of a file which does not say.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        found = read_trials(path, tmin=0.0, sfreq=rate)
+        names = tuple(map(str, range(found.x[..., 0].size)))
+        flat = Recording(found.x.reshape(len(names), -1), found.sfreq, names)
+        return flat.resampled(sfreq).data.reshape(*found.x.shape[:2], -1)
+    except InputError as error:
+        if "is a recording" not in str(error):
+            raise
+    return read_recording(path, sfreq=rate).resampled(sfreq).data[None]
 
 
 def trials_of_files(paths: Sequence[str | os.PathLike[str]], **options: Any) -> Trials:
@@ -318,8 +345,9 @@ def _trials_of_arrays(
         recording = _recording_of_arrays(arrays, path, sfreq, unit)
         return _cut(recording, tmin, tmax, sfreq, channels, band, notch)
     rate, scale = _rate(arrays, sfreq, path), _volts(arrays, unit)
-    if {"x", "y"} <= arrays.keys():
-        x, y = arrays["x"], arrays["y"]
+    if "x" in arrays and ("y" in arrays or arrays["x"].ndim == 3):
+        x = arrays["x"]
+        y = arrays.get("y", np.full(len(x), UNLABELLED))  # to be decoded, not learned from
         session = arrays.get("session", np.zeros(len(x), np.int64))
     elif {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
         halves = [(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")]

@@ -12,6 +12,7 @@ __all__ = ["list_tasks", "task"]
 
 # verb -> where its function lives, so that naming the verbs imports none of them
 _TASKS = {
+    "denoise_eeg": "harken.tasks.denoise_eeg:denoise_eeg",
     "enhance": "harken.tasks.enhance:enhance",
     "extend": "harken.tasks.extend:extend",
     "extract": "harken.tasks.extract:extract",
