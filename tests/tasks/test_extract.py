@@ -242,3 +242,17 @@ def test_the_command_in_a_pipeline(tmp_path, weights, monkeypatch, capsys):
 def test_misused_options_are_told(arguments, message, capsys):
     assert main(["extract", "--enroll", "clip.wav", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_resemblyzers_weights_are_taken_from_its_package_without_running_it(tmp_path, monkeypatch):
+    from harken.tasks import extract as module
+
+    with pytest.raises(InputError, match="pip install"):
+        module._load_encoder("resemblyzer", None)
+    folder = tmp_path / "resemblyzer"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    torch.save({"model_state": encoder().state_dict()}, folder / "pretrained.pt")
+    monkeypatch.syspath_prepend(tmp_path)
+    kept = encoder().state_dict()
+    assert all(torch.equal(kept[n], t) for n, t in module._load_encoder("resemblyzer", None).state_dict().items())

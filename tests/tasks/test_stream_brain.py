@@ -89,7 +89,7 @@ def test_what_cannot_be_streamed_is_refused():
         DecoderStream(Loudest(), 64.0, step=1, band=(1, 40))
     with pytest.raises(CapabilityError):
         DecoderStream(object(), 64.0, step=1)
-    with pytest.raises(InputError, match="--window"):
+    with pytest.raises(InputError, match="is it fitted"):
         DecoderStream(SimpleNamespace(predict=None), 64.0, step=1)
 
 

@@ -48,7 +48,10 @@ def extract(
     out: Annotated[str | None, out_option("*.extracted.*")] = None,
     weights: Weights = None,
     encoder: Annotated[
-        str, typer.Option(help="What knows voices: speaker-encoder, or look-once-enrolment (the paper's).")
+        str,
+        typer.Option(
+            help="What knows voices: speaker-encoder, look-once-enrolment (the paper's) or resemblyzer (its package)."
+        ),
     ] = "speaker-encoder",
     encoder_weights: Annotated[
         str | None, typer.Option(help="Of --encoder, as for --weights.", show_default="those that ship")

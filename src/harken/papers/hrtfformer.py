@@ -238,7 +238,7 @@ PAPER = Paper(
     reached_by=("harken hrtf",),
     model="harken.models.enhance.hrtfformer:HRTFformer",
     status="partial",
-    missing="its claims have not been run; the trained network adds nothing to where it begins, kriging",
+    missing="the trained network adds nothing to where it begins, kriging",
     claims=CLAIMS,
     replay=replay,
 )

@@ -224,7 +224,7 @@ PAPER = Paper(
     reached_by=("harken extract",),
     model="harken.models.separate.look_once:LookOnceToHear",
     status="partial",
-    missing="its claims have not been run; the weights that ship hardly tell talkers apart; no ONNX export",
+    missing="the weights that ship hardly tell talkers apart; no ONNX export",
     claims=CLAIMS,
     replay=replay,
 )

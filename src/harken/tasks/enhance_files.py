@@ -10,23 +10,19 @@ from typing import Any
 
 from harken.data.audio import AudioFile
 from harken.tasks.enhance import Run
-from harken.tasks.file_reports import Batch, FileResult, FilesReport, deliver, note_clipping
-from harken.tasks.pictures import draw_before_after
+from harken.tasks.file_reports import Batch, FilesReport, LevelledResult, deliver_waveform
 from harken.tasks.recordings import Progress
 
 
 @dataclass
-class EnhancedFile(FileResult):
+class EnhancedFile(LevelledResult):
     """What became of one input.
 
     Attributes:
-        input_level_dbfs, output_level_dbfs: RMS of all channels at the model's rate, not below -120.
         noise_floor_drop_db: estimate of the noise taken away: the 10th percentile of the levels of 20 ms frames, input
             minus output. It needs pauses in the speech to mean noise.
     """
 
-    input_level_dbfs: float | None = None
-    output_level_dbfs: float | None = None
     noise_floor_drop_db: float | None = None
 
 
@@ -108,17 +104,10 @@ class _Enhance:
         measured = self.run.survey(audio, sketch=self.plot)
         result.seconds = measured.frames / audio.rate
         stream = self.run.stream(audio, measured=measured, progress=self.progress)
-        deliver(stream, target, audio, result, rate=audio.rate, frames=measured.frames)
-        if measured.sketches:
-            picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
-            draw_before_after(*measured.sketches, picture, title=target.name)
-            result.picture = str(picture)
-        result.input_level_dbfs = round(measured.before.dbfs, 2)
-        result.output_level_dbfs = round(measured.after.dbfs, 2)
+        deliver_waveform(stream, target, audio, result, measured, rate=audio.rate, frames=measured.frames)
         result.noise_floor_drop_db = round(measured.before.quiet_dbfs - measured.after.quiet_dbfs, 1)
         rate = self.run.model.sample_rate
         if audio.rate > rate:
             result.notes.append(f"nothing above {rate // 2 / 1000:g} kHz: the model works at {rate / 1000:g} kHz")
         if measured.before.dbfs <= -120:
             result.notes.append("the recording is silent")
-        note_clipping(result, measured.after.peak)

@@ -10,25 +10,21 @@ from typing import Any
 
 from harken.data.audio import AudioFile
 from harken.tasks.extend import Run
-from harken.tasks.file_reports import Batch, FileResult, FilesReport, deliver, note_clipping
-from harken.tasks.pictures import draw_before_after
+from harken.tasks.file_reports import Batch, FilesReport, LevelledResult, deliver_waveform
 from harken.tasks.recordings import Progress
 
 
 @dataclass
-class ExtendedFile(FileResult):
+class ExtendedFile(LevelledResult):
     """What became of one input.
 
     Attributes:
         bandwidth_hz: where the input's spectrum ends, whatever its rate says; 0 for silence.
         output_rate: frames per second of the output.
-        input_level_dbfs, output_level_dbfs: RMS of all channels, each at its own rate, not below -120.
     """
 
     bandwidth_hz: float | None = None
     output_rate: int | None = None
-    input_level_dbfs: float | None = None
-    output_level_dbfs: float | None = None
 
 
 ExtendReport = FilesReport[ExtendedFile]
@@ -125,12 +121,5 @@ class _Extend:
         result.bandwidth_hz = round(measured.bandwidth)
         frames = run.frames_of(measured.frames, audio.rate)
         stream = run.stream(audio, measured=measured, progress=self.progress)
-        deliver(stream, target, audio, result, rate=run.to, frames=frames)
-        if measured.sketches:
-            picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
-            draw_before_after(*measured.sketches, picture, title=target.name)
-            result.picture = str(picture)
-        result.input_level_dbfs = round(measured.before.dbfs, 2)
-        result.output_level_dbfs = round(measured.after.dbfs, 2)
+        deliver_waveform(stream, target, audio, result, measured, rate=run.to, frames=frames)
         result.notes += measured.notes
-        note_clipping(result, measured.after.peak)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from harken.tasks.recordings import (
     given_rate,
 )
 
-ENCODERS = ("speaker-encoder", "look-once-enrolment")
+ENCODERS = ("speaker-encoder", "look-once-enrolment", "resemblyzer")
 SHORTEST_EXAMPLE, LONGEST_EXAMPLE = 0.5, 30.0  # seconds of an enrolment: fewer tell nothing, more tell nothing new
 _SILENT = 1e-5  # RMS of full scale below which there is nobody to hear
 _AT_ONCE = 4.0  # seconds of a file through the network together
@@ -318,6 +319,8 @@ def _load_encoder(encoder: str | Any, weights: str | os.PathLike[str] | None) ->
         return encoder
     if encoder not in ENCODERS:
         raise InputError(f"no encoder named '{encoder}': one of {', '.join(ENCODERS)}")
+    if encoder == "resemblyzer":  # the network is the same: its package brings the weights
+        return models.load("speaker-encoder", os.fspath(weights) if weights is not None else _of_resemblyzer())
     if weights is None and models.weights_folder(encoder) is None:
         how = "--encoder tf-gridnet" if encoder == "look-once-enrolment" else ""
         raise CheckpointError(
@@ -325,3 +328,14 @@ def _load_encoder(encoder: str | Any, weights: str | os.PathLike[str] | None) ->
             + "', or pass --encoder-weights"
         )
     return models.load(encoder, None if weights is None else os.fspath(weights))
+
+
+def _of_resemblyzer() -> Path:
+    """The weights inside the installed package, which is found without being imported."""
+    from importlib.util import find_spec
+
+    found = find_spec("resemblyzer")
+    path = Path(found.origin).with_name("pretrained.pt") if found is not None and found.origin else None
+    if path is None or not path.is_file():
+        raise InputError("the encoder 'resemblyzer' is in a package: pip install --no-deps resemblyzer")
+    return path

@@ -10,25 +10,21 @@ from typing import Any
 
 from harken.data.audio import AudioFile
 from harken.tasks.extract import Run
-from harken.tasks.file_reports import Batch, FileResult, FilesReport, deliver, note_clipping
-from harken.tasks.pictures import draw_before_after
+from harken.tasks.file_reports import Batch, FilesReport, LevelledResult, deliver_waveform
 from harken.tasks.recordings import Progress
 
 Source = str | os.PathLike[str]
 
 
 @dataclass
-class ExtractedFile(FileResult):
+class ExtractedFile(LevelledResult):
     """What became of one input.
 
     Attributes:
-        input_level_dbfs, output_level_dbfs: RMS of all channels, not below -120.
         ms_per_chunk: milliseconds of work for each chunk (8 ms of sound), mean.
         latency_ms: by how much a live stream would lag behind, computing not counted.
     """
 
-    input_level_dbfs: float | None = None
-    output_level_dbfs: float | None = None
     ms_per_chunk: float | None = None
     latency_ms: float | None = None
 
@@ -131,15 +127,8 @@ class _Extract:
         measured = run.survey(audio, sketch=self.plot)
         result.seconds = measured.frames / audio.rate
         stream = run.stream(audio, measured=measured, progress=self.progress)
-        deliver(stream, target, audio, result, rate=audio.rate, frames=measured.frames)
-        if measured.sketches:
-            picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
-            draw_before_after(*measured.sketches, picture, title=target.name)
-            result.picture = str(picture)
-        result.input_level_dbfs = round(measured.before.dbfs, 2)
-        result.output_level_dbfs = round(measured.after.dbfs, 2)
+        deliver_waveform(stream, target, audio, result, measured, rate=audio.rate, frames=measured.frames)
         result.latency_ms = round(1000 * run.model.latency / run.model.sample_rate, 3)
         if measured.chunks:
             result.ms_per_chunk = round(1000 * measured.seconds / measured.chunks, 3)
         result.notes += measured.notes
-        note_clipping(result, measured.after.peak)

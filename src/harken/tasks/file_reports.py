@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from harken.data.audio import AudioFile, check_target, open_audio, open_writer
 from harken.errors import HarkenError, InputError, OutputError
 from harken.figures import require_matplotlib
 from harken.tasks.batch import PIPE, Job, find_inputs, names_folder, plan_outputs
+from harken.tasks.levels import LevelMeter
 from harken.tasks.manifest import Manifest
+from harken.tasks.pictures import Sketch, draw_before_after
 from harken.tasks.recordings import Progress
 from harken.tasks.worker_pool import WorkerDied, work_in_processes
 
@@ -47,6 +49,31 @@ class FileResult:
     real_time_factor: float | None = None
     notes: list[str] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass
+class LevelledResult(FileResult):
+    """What became of one input that was made into one waveform.
+
+    Attributes:
+        input_level_dbfs, output_level_dbfs: RMS of all channels, each at the rate it was measured at, not below -120.
+    """
+
+    input_level_dbfs: float | None = None
+    output_level_dbfs: float | None = None
+
+
+class Surveyed(Protocol):
+    """What the verbs that make a waveform measure while they do: sketches for a picture, levels before and after."""
+
+    @property
+    def sketches(self) -> tuple[Sketch, Sketch] | None: ...  # noqa: D102
+
+    @property
+    def before(self) -> LevelMeter: ...  # noqa: D102
+
+    @property
+    def after(self) -> LevelMeter: ...  # noqa: D102
 
 
 Result = TypeVar("Result", bound=FileResult)
@@ -243,6 +270,27 @@ def deliver(
         with name.open("rb") as made:
             shutil.copyfileobj(made, sys.stdout.buffer, 1 << 20)
         sys.stdout.buffer.flush()
+
+
+def deliver_waveform(
+    blocks: Iterable[np.ndarray],
+    target: Path,
+    audio: AudioFile,
+    result: LevelledResult,
+    measured: Surveyed,
+    *,
+    rate: int,
+    frames: int,
+) -> None:
+    """:func:`deliver`, then what a user wants to know of it: a picture where sketches were made, levels, clipping."""
+    deliver(blocks, target, audio, result, rate=rate, frames=frames)
+    if measured.sketches:
+        picture = target.with_name(f"{target.name}.png")  # the whole name: never one that was there for itself
+        draw_before_after(*measured.sketches, picture, title=target.name)
+        result.picture = str(picture)
+    result.input_level_dbfs = round(measured.before.dbfs, 2)
+    result.output_level_dbfs = round(measured.after.dbfs, 2)
+    note_clipping(result, measured.after.peak)
 
 
 def note_clipping(result: FileResult, peak: float) -> None:

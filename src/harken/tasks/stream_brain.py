@@ -49,9 +49,9 @@ class DecoderStream:
     """A fitted decoder at work on a signal that arrives in chunks of any size.
 
     The last ``window`` samples are kept in a ring; every ``step`` samples the decoder sees them as one trial. What it
-    decides equals what it decides on that stretch of the whole recording. A band-pass or a notch is causal (Butterworth of
-    order 4, in second-order sections), and its state is carried from chunk to chunk: a decoder of zero-phase filtered
-    trials sees slightly other phases.
+    decides equals what it decides on that stretch of the whole recording. A band-pass or a notch is causal
+    (Butterworth, order 4, in second-order sections), and its state is carried from chunk to chunk: a decoder of trials
+    that were filtered without a phase sees slightly other ones.
 
     Args:
         decoder: anything with ``predict`` or ``predict_proba`` on ``(trials, channels, samples)``.
@@ -77,10 +77,11 @@ class DecoderStream:
     ):
         if not hasattr(decoder, "predict"):
             raise CapabilityError(f"a {type(decoder).__name__} does not decide trials: it has no predict")
-        own, channels = getattr(decoder, "samples_", None), getattr(decoder, "channels_", None)
-        if (own is None and window is None) or channels is None:
-            raise InputError("the decoder does not say how long its trials are: give --window")
-        self.window = int(own if window is None else window)
+        channels = getattr(decoder, "channels_", None)
+        window = getattr(decoder, "samples_", None) if window is None else window
+        if window is None or channels is None:
+            raise InputError("the decoder does not say how long its trials are, or of how many channels: is it fitted?")
+        self.window = int(window)
         if step < 1 or not 0 < self.window * channels <= LONGEST_WINDOW:
             raise InputError("expected a step of at least one sample and a window of a reasonable size")
         self.decoder, self.sfreq, self.step, self.channels = decoder, sfreq, step, int(channels)
