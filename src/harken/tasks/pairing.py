@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harken.data.audio import FORMATS
 from harken.errors import InputError
+from harken.tasks.recordings import Progress
+from harken.tasks.worker_pool import WorkerDied, processors, work_in_processes
 
 # a worker spends some seconds on imports: fewer pairs than this per worker are sooner done without it
 _PAIRS_PER_WORKER = 8
@@ -80,59 +79,44 @@ def run_pairs(
     """
     if workers is not None and workers < 1:
         raise InputError(f"expected at least one worker, got {workers}")
-    workers = workers or min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        max(1, len(pairs) // _PAIRS_PER_WORKER),
-    )
+    workers = workers or min(processors(), max(1, len(pairs) // _PAIRS_PER_WORKER))
+    one_pair = _OnePair(function, arguments)
+    done: Iterable[tuple[int, Any]] = ((index, one_pair(pair)) for index, pair in enumerate(pairs))
+    if workers > 1:
+        done = work_in_processes(pairs, _InProcess(one_pair), workers=workers)
     results: dict[int, Any] = {}
-
-    def finish(index: int, result: Any) -> None:
+    for index, result in done:
         results[index] = result
         if progress:
             progress(pairs[index].name, len(results), len(pairs))
-
-    if workers == 1:
-        for index, pair in enumerate(pairs):
-            finish(index, function(pair, *arguments))
-    else:
-        lost = _run_pool(function, pairs, list(range(len(pairs))), arguments, workers, finish)
-        # who killed the pool is not known: those left try again, each in a process of its own
-        for index in lost:
-            if _run_pool(function, pairs, [index], arguments, 1, finish):
-                finish(index, "the process that scored it died: its metrics may need shorter files")
-    return [results[index] for index in range(len(pairs))]
-
-
-def _run_pool(
-    function: Callable[..., Any],
-    pairs: list[Pair],
-    indices: list[int],
-    arguments: tuple[Any, ...],
-    workers: int,
-    finish: Callable[[int, Any], None],
-) -> list[int]:
-    """Run some of the pairs; return those that a dying process took along."""
-    lost = set(indices)
-    with ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("spawn")) as pool:
-        try:
-            _check_alive(pool)
-            futures = {pool.submit(function, pairs[index], *arguments): index for index in indices}
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    finish(futures[future], future.result())
-                    lost.remove(futures[future])
-        except BrokenProcessPool:
-            pass
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return sorted(lost)
-
-
-def _check_alive(pool: ProcessPoolExecutor) -> None:
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
+    died = [result for result in results.values() if isinstance(result, WorkerDied)]
+    if died and len(died) == len(pairs):
         raise InputError(
-            'worker processes cannot start: call it under `if __name__ == "__main__":`, or pass workers=1'
-        ) from None
+            f'worker processes cannot work ({died[0].reason}): call it under `if __name__ == "__main__":`, or pass '
+            "workers=1"
+        )
+    return [
+        f"{result.reason}; its metrics may need shorter files" if isinstance(result, WorkerDied) else result
+        for _, result in sorted(results.items())
+    ]
+
+
+@dataclass(frozen=True)
+class _OnePair:
+    """A function of a pair, with its other arguments."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __call__(self, pair: Pair) -> Any:
+        return self.function(pair, *self.arguments)
+
+
+@dataclass(frozen=True)
+class _InProcess:
+    """What a process is started with: nothing needs to be loaded."""
+
+    one_pair: _OnePair
+
+    def __call__(self, progress: Progress | None) -> _OnePair:
+        return self.one_pair
