@@ -194,13 +194,21 @@ def _rate(arrays: dict[str, np.ndarray], given: float | None, path: Path) -> flo
     return float(given)
 
 
-def _volts(arrays: dict[str, np.ndarray], unit: str) -> float:
-    if "scale_uV" in arrays:
-        return float(arrays["scale_uV"]) * 1e-6
-    unit = str(arrays["unit"]) if "unit" in arrays else unit
+def volts_per(unit: str) -> float:
+    """What one of a unit is in volts.
+
+    Raises:
+        InputError: no unit has that name.
+    """
     if unit not in _UNITS:
         raise InputError(f"no unit named '{unit}': one of {', '.join(_UNITS)}")
     return _UNITS[unit]
+
+
+def _volts(arrays: dict[str, np.ndarray], unit: str) -> float:
+    if "scale_uV" in arrays:
+        return float(arrays["scale_uV"]) * 1e-6
+    return volts_per(str(arrays["unit"]) if "unit" in arrays else unit)
 
 
 def _names(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
@@ -296,12 +304,13 @@ def _recording_by_mne(path: Path) -> Recording:
         ch_names=tuple(raw.ch_names),
         events=np.asarray(events, np.int64).reshape(-1, 3)[:, [0, 2]] - np.array([raw.first_samp, 0]),
         event_names=names,
-        positions=_positions(raw.info),
+        positions=sensor_positions(raw.info),
         name=path.name,
     )
 
 
-def _positions(info: Any) -> np.ndarray | None:
+def sensor_positions(info: Any) -> Float[np.ndarray, "channels 3"] | None:
+    """Metres, from an ``info`` of MNE, NaN where unknown; None without any."""
     places = np.array([entry["loc"][:3] for entry in info["chs"]], np.float64)
     places[(places == 0).all(1)] = np.nan
     return places if np.isfinite(places).any() else None
@@ -324,7 +333,7 @@ def _trials_by_mne(path: Path) -> Trials:
         classes=tuple(names.get(code, str(code)) for code in codes),
         sfreq=float(epochs.info["sfreq"]),
         ch_names=tuple(epochs.ch_names),
-        positions=_positions(epochs.info),
+        positions=sensor_positions(epochs.info),
     )
 
 

@@ -11,6 +11,7 @@ import typer
 def register(brain: typer.Typer) -> None:
     """Add the command."""
     brain.command("sample", no_args_is_help=True)(sample)
+    brain.command("fetch", no_args_is_help=True)(fetch)
 
 
 def sample(
@@ -37,3 +38,39 @@ def sample(
     trials.save(path)
     shape = " x ".join(map(str, trials.x.shape))
     typer.echo(f"{path}: {shape} (trials, channels, samples) at {trials.sfreq:g} Hz; {', '.join(trials.classes)}")
+
+
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="Class of moabb.datasets: BNCI2014_001, Zhou2016, Nakanishi2015, …")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.", show_default="NAME.npz")] = None,
+    paradigm: Annotated[
+        str, typer.Option(help="Class of moabb.paradigms: LeftRightImagery, MotorImagery, SSVEP, P300, …")
+    ] = "LeftRightImagery",
+    subjects: Annotated[str | None, typer.Option(help="Numbers, separated by commas.", show_default="all")] = None,
+    low: Annotated[float | None, typer.Option(help="Lower edge of the band, hertz.", show_default="moabb's")] = None,
+    high: Annotated[float | None, typer.Option(help="Upper edge, hertz.", show_default="moabb's")] = None,
+    resample: Annotated[float | None, typer.Option(help="Rate to bring it to, hertz.", show_default="its own")] = None,
+) -> None:
+    """Download a public benchmark through MOABB (pip install moabb) and keep it as trials.
+
+    Subjects and sessions are kept apart, so that harken brain evaluate --split cross-subject can hold them out.
+
+    Example: harken brain fetch BNCI2014_001 --subjects 1,2,3 --low 8 --high 32
+    """
+    from harken.data.brain_benchmarks import benchmark_trials
+    from harken.errors import InputError
+
+    try:
+        numbers = None if subjects is None else [int(number) for number in subjects.split(",")]
+    except ValueError:
+        raise InputError(f"expected numbers separated by commas, got '{subjects}'") from None
+    given = {"fmin": low, "fmax": high, "resample": resample}
+    options = {name: value for name, value in given.items() if value is not None}
+    trials = benchmark_trials(dataset, paradigm, numbers, **options)
+    path = out if out is not None else Path(f"{dataset}.npz")
+    trials.save(path)
+    shape = " x ".join(map(str, trials.x.shape))
+    people, parts = len(set(trials.subject.tolist())), len(set(trials.session.tolist()))
+    typer.echo(
+        f"{path}: {shape} (trials, channels, samples) at {trials.sfreq:g} Hz; {people} subjects, {parts} sessions"
+    )
