@@ -117,6 +117,20 @@ class MultivariateAttention(Attention):
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.02)
 
+    def share_tables(self, owner: MultivariateAttention) -> None:
+        """Read the two tables of another layer from now on, as the layers of MVPFormer do; they are saved with it.
+
+        Raises:
+            InputError: the tables have other sizes.
+        """
+        for name in ("time_embedding", "channel_embedding"):
+            table: Tensor = getattr(owner, name)
+            if table.shape != getattr(self, name).shape:
+                expected = tuple(getattr(self, name).shape)
+                raise InputError(f"expected a {name} of shape {expected} to share, got {tuple(table.shape)}")
+            delattr(self, name)
+            self.__dict__[name] = table  # outside the parameters: moved, trained and saved by its owner alone
+
     @classmethod
     def from_authors(
         cls,

@@ -194,7 +194,7 @@ def _print_report(report: ParityReport) -> None:
     table.add_column("")
     for tensor in report.tensors:
         style = "holds" if tensor.passed else "fails here"
-        numbers = (f"{tensor.error:.2e}", f"{tensor.relative:.2e}", f"{tensor.error / report.tolerance:.1%}")
+        numbers = (f"{tensor.error:.2e}", f"{tensor.relative:.2e}", f"{tensor.judged / report.tolerance:.1%}")
         table.add_row(
             _coloured(tensor.name),
             *(("", "", "") if tensor.problem else numbers),

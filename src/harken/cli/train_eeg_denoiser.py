@@ -50,9 +50,7 @@ def eeg_denoiser(
         str,
         typer.Option(help="rms10 (as in EEGdenoiseNet: 2 dB are 4 dB of power) or power.", rich_help_panel=_DATA),
     ] = "rms10",
-    attention: Annotated[
-        str, typer.Option(help="Any bidirectional mechanism.", rich_help_panel=_MODEL)
-    ] = "softmax",
+    attention: Annotated[str, typer.Option(help="Any bidirectional mechanism.", rich_help_panel=_MODEL)] = "softmax",
     autoencoder_steps: Annotated[
         int, typer.Option(min=0, help="In which the autoencoder learns alone.", rich_help_panel=_MODEL)
     ] = 300,

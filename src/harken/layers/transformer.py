@@ -23,6 +23,8 @@ class TransformerBlock(nn.Module):
         norm: see :func:`make_norm`.
         ffn: see :func:`make_feed_forward`.
         expansion: hidden channels of the FFN over ``dim``.
+        dropout: of what each line adds, and of the FFN's hidden channels.
+        norm_first: False for the first transformers' and BERT's order, ``norm(x + attention(x))``.
 
     Shape: ``(batch, time, dim)`` to the same.
     """
@@ -35,12 +37,16 @@ class TransformerBlock(nn.Module):
         norm: Norm = "layer",
         ffn: FeedForward = "gelu",
         expansion: float = 4.0,
+        dropout: float = 0.0,
+        norm_first: bool = True,
     ):
         super().__init__()
         self.norm1 = make_norm(norm, dim)
         self.attention = attention
-        self.ffn = make_feed_forward(ffn, dim, expansion)
+        self.ffn = make_feed_forward(ffn, dim, expansion, dropout)
         self.norm2 = None if self.ffn is None else make_norm(norm, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
 
     def forward(
         self,
@@ -49,15 +55,22 @@ class TransformerBlock(nn.Module):
         mask: Bool[Tensor, "batch time"] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
-        return self._transform(x + self.attention(self.norm1(x), mask=mask, grid=grid))
+        if not self.norm_first:
+            return self._transform(self.norm1(x + self.dropout(self.attention(x, mask=mask, grid=grid))))
+        return self._transform(x + self.dropout(self.attention(self.norm1(x), mask=mask, grid=grid)))
 
     def step(self, x: Float[Tensor, "batch time dim"], state: Any) -> tuple[Float[Tensor, "batch time dim"], Any]:
         """The next positions of a stream, with the attention's state after them."""
-        mixed, state = self.attention.step(self.norm1(x), state)  # type: ignore[operator]
-        return self._transform(x + mixed), state
+        mixed, state = self.attention.step(self.norm1(x) if self.norm_first else x, state)  # type: ignore[operator]
+        mixed = x + self.dropout(mixed)
+        return self._transform(mixed if self.norm_first else self.norm1(mixed)), state
 
     def _transform(self, x: Tensor) -> Tensor:
-        return x if self.ffn is None or self.norm2 is None else x + self.ffn(self.norm2(x))
+        if self.ffn is None or self.norm2 is None:
+            return x
+        if not self.norm_first:
+            return self.norm2(x + self.dropout(self.ffn(x)))
+        return x + self.dropout(self.ffn(self.norm2(x)))
 
 
 class SwiGLU(nn.Module):
@@ -82,11 +95,13 @@ def make_norm(kind: Norm, dim: int) -> nn.Module:
     raise InputError(f"norm must be layer, rms or simple-rms, got {kind!r}")
 
 
-def make_feed_forward(kind: FeedForward, dim: int, expansion: float = 4.0) -> nn.Module | None:
-    """``"gelu"``, ``"swiglu"``, or None for ``"none"``."""
+def make_feed_forward(kind: FeedForward, dim: int, expansion: float = 4.0, dropout: float = 0.0) -> nn.Module | None:
+    """``"gelu"`` (``dropout`` of its hidden channels), ``"swiglu"``, or None for ``"none"``."""
     hidden = round(dim * expansion)
     if kind == "gelu":
-        return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        # side by side with the activation, so that parameters are called the same with dropout and without
+        activation = nn.Sequential(nn.GELU(), nn.Dropout(dropout)) if dropout else nn.GELU()
+        return nn.Sequential(nn.Linear(dim, hidden), activation, nn.Linear(hidden, dim))
     if kind == "swiglu":
         return SwiGLU(dim, max(1, round(hidden * 2 / 3)))
     if kind == "none":

@@ -16,12 +16,20 @@ __all__ = ["info", "list_models", "load", "model_class", "weights_folder"]
 
 # slug -> where its class lives, so that naming the models imports none of them
 _MODELS = {
+    "aad-attention": "harken.models.brain.attention_net:AttentionNet",
+    "aad-llm": "harken.models.brain.aad_llm:SceneLM",
     "ap-bwe": "harken.models.enhance.ap_bwe:APBWE",
+    "brain-speech-decoding": "harken.models.brain.speech_decoding:SpeechDecoding",
+    "chirp-localization": "harken.models.brain.chirp:ChirpLocalizer",
     "conv-tasnet": "harken.models.separate.conv_tasnet:ConvTasNet",
+    "dbconformer": "harken.models.brain.dbconformer:DBConformer",
     "decoder": "harken.models.write.decoder:Decoder",
+    "eeg-denoiser": "harken.models.brain.denoiser:EEGDenoiser",
+    "geometric-eeg": "harken.models.brain.geometric:GraphNet",
     "demucs": "harken.models.separate.demucs:Demucs",
     "lightning-attention": "harken.models.write.transnormer:TransNormer",
     "hrtfformer": "harken.models.enhance.hrtfformer:HRTFformer",
+    "lipcot": "harken.models.brain.lipcot:LiPCoT",
     "litv2": "harken.models.see.litv2:LITv2",
     "look-once-enrolment": "harken.models.separate.enrolment:EnrolmentNet",
     "look-once-to-hear": "harken.models.separate.look_once:LookOnceToHear",
@@ -29,18 +37,26 @@ _MODELS = {
     "minimal-vit": "harken.models.see.minimal_vit:MinimalViT",
     "mambattention": "harken.models.enhance.mambattention:MambAttention",
     "mp-senet": "harken.models.enhance.mp_senet:MPSENet",
+    "mvpformer": "harken.models.brain.mvpformer:MVPFormer",
     "speaker-encoder": "harken.models.separate.speaker_encoder:SpeakerEncoder",
     "sequence-classifier": "harken.models.classify.sequence:SequenceClassifier",
+    "ssvep-dnn": "harken.models.brain.ssvep_dnn:SSVEPNet",
     "vit": "harken.models.see.vit:ViT",
 }
 
 # slug -> the command that makes weights, where there is one
 _TRAINED_BY = {
     "ap-bwe": "harken train ap-bwe",
+    "brain-speech-decoding": "harken brain speech",
+    "chirp-localization": "harken brain chirp train",
     "conv-tasnet": "harken train conv-tasnet",
+    "dbconformer": "harken brain decode",
     "decoder": "harken write train",
     "demucs": "harken train demucs",
+    "eeg-denoiser": "harken train eeg-denoiser",
+    "geometric-eeg": "harken brain geometric",
     "hrtfformer": "harken train hrtfformer",
+    "lipcot": "harken brain tokens",
     "litv2": "harken see classify train --model litv2",
     "look-once-enrolment": "harken train look-once --part enrolment --encoder tf-gridnet",
     "look-once-to-hear": "harken train look-once",
@@ -49,6 +65,8 @@ _TRAINED_BY = {
     "minimal-vit": "harken see classify train --model minimal",
     "mambattention": "harken train mambattention",
     "mp-senet": "harken train mp-senet",
+    "mvpformer": "harken brain seizure train",
+    "ssvep-dnn": "harken brain ssvep train",
     "vit": "harken see classify train --model vit",
 }
 

@@ -86,6 +86,7 @@ class Paper:
         claims: what the paper says that can be tested here.
         replay: runs our model on a parity case (:mod:`harken.papers.parity`) and returns its outputs by name.
         angles: outputs of the replay that are phases in radians, compared modulo 2 pi.
+        relative: outputs whose values run over many magnitudes, compared relative to the largest that was saved.
         related: further arXiv identifiers: earlier versions, sequels, baselines.
         cases: parity cases of other slugs that this paper's replay answers too.
     """
@@ -104,6 +105,7 @@ class Paper:
     claims: tuple[Claim, ...] = ()
     replay: Replay | None = None
     angles: tuple[str, ...] = ()
+    relative: tuple[str, ...] = ()
     related: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
 

@@ -66,7 +66,8 @@ class TensorError:
     """How far one output is from the saved one.
 
     ``error`` is the largest absolute difference (modulo 2 pi for angles), ``relative`` that over the largest saved
-    magnitude; both are infinite when there is nothing to compare, and ``problem`` then says why.
+    magnitude; both are infinite when there is nothing to compare, and ``problem`` then says why. ``is_relative`` says
+    which of them is judged.
     """
 
     name: str
@@ -74,6 +75,12 @@ class TensorError:
     relative: float
     passed: bool
     problem: str = ""
+    is_relative: bool = False
+
+    @property
+    def judged(self) -> float:
+        """The error that the tolerance bounds."""
+        return self.relative if self.is_relative else self.error
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def paper_of_case(slug: str) -> Paper:
 def check_parity(case_dir: str | Path) -> ParityReport:
     """Run a case through its paper's replay and compare every tensor that comes back.
 
-    A tensor passes when ``max |ours - saved| <= tolerance``. NaN, another shape, a name that the case has not saved,
+    A tensor passes when ``max |ours - saved| <= tolerance``, or that over the largest saved magnitude for those that the
+    paper's record calls ``relative``. NaN, another shape, a name that the case has not saved,
     and a replay that returns nothing are failures.
 
     Raises:
@@ -150,13 +158,22 @@ def check_parity(case_dir: str | Path) -> ParityReport:
     if not isinstance(ours, dict):
         raise InputError(f"the replay of {paper.slug} returned a {type(ours).__name__}, not tensors by name")
     tensors = tuple(
-        _compare(name, tensor, saved.get(name), case.tolerance, is_angle=name in paper.angles)
+        _compare(
+            name,
+            tensor,
+            saved.get(name),
+            case.tolerance,
+            is_angle=name in paper.angles,
+            is_relative=name in paper.relative,
+        )
         for name, tensor in ours.items()
     )
     return ParityReport(case.directory, case.slug, case.tolerance, tensors, tuple(sorted(saved.keys() - ours.keys())))
 
 
-def _compare(name: str, ours: object, saved: Tensor | None, tolerance: float, *, is_angle: bool) -> TensorError:
+def _compare(
+    name: str, ours: object, saved: Tensor | None, tolerance: float, *, is_angle: bool, is_relative: bool
+) -> TensorError:
     if saved is None:
         return _failure(name, "the case has saved no tensor of this name")
     if not isinstance(ours, Tensor):
@@ -175,7 +192,9 @@ def _compare(name: str, ours: object, saved: Tensor | None, tolerance: float, *,
     if is_angle:
         difference = torch.minimum(difference % (2 * math.pi), -difference % (2 * math.pi))
     error, scale = float(difference.max()), float(saved.abs().max())
-    return TensorError(name, error, error / scale if scale else error, error <= tolerance)
+    relative = error / scale if scale else error
+    judged = relative if is_relative else error
+    return TensorError(name, error, relative, judged <= tolerance, is_relative=is_relative)
 
 
 def _failure(name: str, problem: str) -> TensorError:

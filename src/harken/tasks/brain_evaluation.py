@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,8 +122,11 @@ def evaluate(
                     progress(done / total, f"{name}, fold {row + 1} of {len(parts)}, seed {seed}")
                 if named is None or not getattr(make, "deterministic", False):
                     estimator = make(seed)
-                    estimator.fit(trials.x[train], trials.y[train])
-                    named = np.asarray(estimator.predict(trials.x[test]))
+                    grouped = "groups" in inspect.signature(estimator.fit).parameters
+                    estimator.fit(
+                        trials.x[train], trials.y[train], **({"groups": trials.subject[train]} if grouped else {})
+                    )
+                    named = _named_by_subject(estimator, trials, test)
                 table = confusion_table(trials.y[test], named, len(trials.classes))
                 accuracy[row, column] = np.trace(table) / table.sum()
                 balanced[row, column] = _balanced(table)
@@ -134,6 +138,15 @@ def evaluate(
     judged = sum(len(test) for _, test in parts)
     what = split if splits is None else "given"
     return Evaluation(tuple(scores), trials.classes, what, float(np.mean(chance)), judged, tuple(_notes(trials)))
+
+
+def _named_by_subject(estimator: Any, trials: Trials, test: Int[np.ndarray, " test"]) -> Int[np.ndarray, " test"]:
+    """Subject by subject: what a decoder makes of a subject must not depend on who else is judged."""
+    named = np.zeros(len(test), np.int64)
+    for subject in np.unique(trials.subject[test]):
+        here = trials.subject[test] == subject
+        named[here] = estimator.predict(trials.x[test[here]])
+    return named
 
 
 def baseline_decoders(names: Sequence[str], sfreq: float) -> dict[str, MakeEstimator]:
@@ -158,8 +171,6 @@ def named_decoders(names: Sequence[str], sfreq: float) -> dict[str, MakeEstimato
     Raises:
         InputError: nothing that classifies trials has that name.
     """
-    import inspect
-
     from harken.models import brain
     from harken.models.brain.baselines import BASELINES
 
@@ -206,6 +217,14 @@ def draw_evaluation(evaluation: Evaluation, path: str | os.PathLike[str], *, tit
     """
     figure = new_figure(9.5, 4)
     bars, table = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    draw_accuracies(evaluation, bars)
+    draw_confusion(evaluation, table)
+    figure.suptitle(title or f"{evaluation.split}, {evaluation.trials} trials", fontsize=11)
+    save_figure(figure, path)
+
+
+def draw_accuracies(evaluation: Evaluation, bars: Any) -> None:
+    """Every decoder's accuracy with its folds beside chance, on axes of matplotlib."""
     names = [score.name for score in evaluation.scores]
     means = [float(score.accuracy.mean()) for score in evaluation.scores]
     bars.bar(names, means, color=["#30506a"] + ["#a9b8c4"] * (len(names) - 1), width=0.65)
@@ -218,19 +237,21 @@ def draw_evaluation(evaluation: Evaluation, path: str | os.PathLike[str], *, tit
     bars.text(len(names) - 0.5, evaluation.chance, " chance", va="bottom", ha="right", fontsize=8, color="#666666")
     bars.set(ylim=(0, 1), ylabel="accuracy (dots: folds)")
     bars.tick_params(axis="x", labelsize=8)
+
+
+def draw_confusion(evaluation: Evaluation, table: Any) -> None:
+    """The first decoder's confusions, on axes of matplotlib."""
     rows = evaluation.scores[0].confusion
     share = rows / np.maximum(rows.sum(1, keepdims=True), 1)
     table.imshow(share, cmap="Blues", vmin=0, vmax=1)
     shown = [name[:12] for name in evaluation.classes]
     table.set_xticks(range(len(shown)), shown, rotation=45 if max(map(len, shown)) > 4 else 0, fontsize=8)
     table.set_yticks(range(len(shown)), shown, fontsize=8)
-    table.set(xlabel="named", ylabel="true", title=names[0])
+    table.set(xlabel="named", ylabel="true", title=evaluation.scores[0].name)
     if len(shown) <= 12:
         for (row, column), value in np.ndenumerate(share):
             colour = "white" if value > 0.5 else "black"
             table.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=colour)
-    figure.suptitle(title or f"{evaluation.split}, {evaluation.trials} trials", fontsize=11)
-    save_figure(figure, path)
 
 
 def _check_parts(trials: Trials, parts: Sequence[Split]) -> None:

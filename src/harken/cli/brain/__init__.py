@@ -8,8 +8,19 @@ import typer
 
 # one file each; none imports torch, scikit-learn or MNE before its command runs
 _COMMANDS: tuple[str, ...] = (
+    "attend",
+    "chirp",
+    "decode",
+    "denoise",
+    "efr",
     "evaluate",
+    "geometric",
     "sample",
+    "seizure",
+    "speech",
+    "ssvep",
+    "stream",
+    "tokens",
 )
 
 

@@ -11,7 +11,24 @@ from typing import Any
 from harken.errors import CheckpointError
 
 # estimator -> the file it lives in, so that naming them imports none of them
-_ESTIMATORS: dict[str, str] = {}
+_ESTIMATORS: dict[str, str] = {
+    "AttentionDecoder": "attention_decoder",
+    "ArtefactRemover": "artefact_remover",
+    "BrainSpeechDecoder": "speech_decoder",
+    "CCAClassifier": "ssvep",
+    "ChirpLocator": "chirp_locator",
+    "DBConformerClassifier": "dbconformer_classifier",
+    "EuclideanAlignment": "alignment",
+    "EnvelopeDecoder": "envelope_decoder",
+    "EnvelopeFollowing": "envelope_following",
+    "FBCCAClassifier": "ssvep",
+    "GeometricClassifier": "geometric_classifier",
+    "LiPCoTClassifier": "lipcot_classifier",
+    "LiPCoTTokenizer": "lipcot_tokenizer",
+    "SSVEPClassifier": "ssvep_classifier",
+    "SeizureDetector": "seizure",
+    "TRCAClassifier": "trca",
+}
 
 __all__ = ["list_estimators", "load_estimator", *_ESTIMATORS]
 _LARGEST = 1 << 22

@@ -155,6 +155,9 @@ class NeuralClassifier(ClassifierMixin, SavedEstimator):
     def _restore_prepared(self, arrays: Mapping[str, np.ndarray]) -> None:
         """The reverse of :meth:`_prepared_state`."""
 
+    def _before_fit(self, module: nn.Module) -> None:
+        """What a network learns before it learns the classes; nothing as a rule."""
+
     def _loss(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(module(x), y)
 
@@ -187,6 +190,7 @@ class NeuralClassifier(ClassifierMixin, SavedEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             module = self._build(x.shape[1], x.shape[2], len(self.classes_)).to(self._device())
+        self._before_fit(module)
         self.history_ = fit_module(
             module,
             self._loss,

@@ -37,6 +37,7 @@ class ViTConfig:
             those that need a plain grid (``"hilo"``) go with ``pool="mean"``.
         pool: what is classified, a ``"class"`` token of its own or the ``"mean"`` of the patches.
         drop_path: probability with which the last block is left out in training; earlier ones less.
+        norm_eps: added to the variance in layer norms; 1e-12 in weights of Hugging Face's ViT.
         token_keep: for each layer the share of all patches that goes on behind it, those that the class token attends
             to most; empty for all.
         pruned: whether patches that do not go on are ``"removed"``, or live on for the class token as zeros
@@ -56,6 +57,7 @@ class ViTConfig:
     drop_path: float = 0.0
     token_keep: tuple[float, ...] = ()
     pruned: Literal["removed", "zeroed"] = "removed"
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if min(self.image_size, self.patch_size, self.channels, self.classes, self.dim, self.layers, self.heads) < 1:
@@ -144,7 +146,7 @@ class ViT(Model):
         self.blocks = nn.ModuleList(
             Block(c, self._attention(mechanism), rate) for mechanism, rate in zip(mechanisms, rates, strict=True)
         )
-        self.norm = nn.LayerNorm(c.dim, eps=1e-6)
+        self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
         self.head = nn.Linear(c.dim, c.classes)
         for table in (self.class_token, self.positions, self.head.weight):
             if table is not None:
@@ -331,9 +333,9 @@ class Block(nn.Module):
     def __init__(self, config: ViTConfig, attention: Attention, drop_path: float):
         super().__init__()
         hidden = round(config.dim * config.expansion)
-        self.norm1 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.attention = attention
-        self.norm2 = nn.LayerNorm(config.dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.ffn = nn.Sequential(nn.Linear(config.dim, hidden), nn.GELU(), nn.Linear(hidden, config.dim))
         self.drop_path = DropPath(drop_path)
 
