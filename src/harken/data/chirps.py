@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from harken.errors import InputError
 
-_AT_ONCE = 512
+_AT_ONCE = 128
 _WIDTH = 0.5  # variance of a trace across frequency, bins squared
 
 
@@ -129,20 +130,19 @@ def chirp_spectrograms(
     made = np.empty((len(chirps), grid.frequencies, grid.times), np.float32)
     if noise_level is None:
         noise_level = np.random.default_rng((seed, 1)).uniform(*grid.noise, len(chirps))
-    rng = np.random.default_rng((seed, 2))
-    rows = _blur(grid.frequencies, grid.smoothing)
-    columns = _blur(grid.times, grid.smoothing).T
+    generator = torch.Generator().manual_seed(seed)  # twice as fast as NumPy's, and noise is most of the work
+    rows = torch.from_numpy(_blur(grid.frequencies, grid.smoothing))
+    columns = torch.from_numpy(_blur(grid.times, grid.smoothing)).T
     for start in range(0, len(chirps), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         count = len(chirps.start_time[part])
         if noise is None:
-            picture = rng.standard_normal((count, grid.frequencies, grid.times), dtype=np.float32)
+            picture = torch.randn(count, grid.frequencies, grid.times, generator=generator)
         else:
-            picture = noise[part].astype(np.float32)
-        picture *= np.asarray(noise_level[part], np.float32)[:, None, None]
-        (_draw_between if sub_bin else _draw_whole)(picture, chirps.select(part), grid)
-        blurred = (picture.reshape(-1, grid.times) @ columns).reshape(picture.shape)
-        np.matmul(rows, blurred, out=made[part])
+            picture = torch.from_numpy(noise[part].astype(np.float32))
+        picture *= torch.from_numpy(np.asarray(noise_level[part], np.float32))[:, None, None]
+        (_draw_between if sub_bin else _draw_whole)(picture.numpy(), chirps.select(part), grid)
+        torch.matmul(rows, picture @ columns, out=torch.from_numpy(made[part]))
     return made
 
 

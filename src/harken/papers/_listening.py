@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RATE, SFREQ = 16000, 64.0
 WINDOWS = (1.0, 2.0, 4.0, 8.0)
 SNR = -10.0  # of all frequencies of the EEG, drifts too, averaged over channels
+CLEARER = 0.0  # decibels: nearer to what electrodes inside the skull record
 IGNORED = 0.3
 CLUSTERS = 4
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -179,12 +180,13 @@ def answer_about_talkers(seed: int, quick: bool, progress: Progress, done: float
     if quick:  # made-up voices are all of one kind
         kind = {who: number for number, who in enumerate(speakers)}
     listening = Listening.draw(seed, folder)
-    trials, label = [], []
-    for number in range(10 if quick else 120):
-        a, b = rng.choice(speakers, 2, replace=False)
-        trials.append(listening.to([_passage(train[a], rng), _passage(train[b], rng)], 0, number, test=False))
-        label.append(kind[a])
-    bilstm = AttentionDecoder(epochs=1 if quick else 40, seed=seed).fit(np.stack(trials), np.array(label))
+    pairs_of = [tuple(str(who) for who in rng.choice(speakers, 2, replace=False)) for _ in range(10 if quick else 120)]
+    said = [[_passage(train[who], rng) for who in pair] for pair in pairs_of]
+    label = np.array([kind[pair[0]] for pair in pairs_of])
+    decoders = {}
+    for snr in (CLEARER, SNR):
+        trials = [listening.to(streams, 0, number, test=False, snr=snr) for number, streams in enumerate(said)]
+        decoders[snr] = AttentionDecoder(epochs=1 if quick else 40, seed=seed).fit(np.stack(trials), label)
     progress(done + 0.2 * share, "attention decoder fitted")
 
     def scenes(part: dict[str, dict[int, list[np.ndarray]]], count: int) -> tuple[Any, list[Any], list[Any]]:
@@ -236,21 +238,22 @@ def answer_about_talkers(seed: int, quick: bool, progress: Progress, done: float
                 progress(done + share * (0.2 + 0.7 * step / steps), f"step {step}, loss {float(loss.detach()):.3f}")
     model.eval()
     scene, pairs, words = scenes(test, 6 if quick else 200)
-    signals = []
-    for number, pair in enumerate(pairs):
-        streams = [_passage(test[who], rng) for who in pair]
-        signals.append(listening.to(streams, 0, number, test=True))
+    heard = [[_passage(test[who], rng) for who in pair] for pair in pairs]
     pair_kinds = np.array([[kind[who] for who in pair] for pair in pairs])
-    chosen = bilstm.choose(np.stack(signals), pair_kinds)
-    chosen = np.where(chosen < 0, 0, chosen)  # one cluster for both: either intention is the same
-    guessed = rng.integers(0, 2, len(pairs))
-    found = {"attention_decoded": float((chosen == 0).mean())}
-    for name, stream in (
-        ("oracle", np.zeros(len(pairs), int)),
-        ("decoded", chosen),
-        ("random", guessed),
-        ("swapped", np.ones(len(pairs), int)),
-    ):
+    found: dict[str, float] = {}
+    streams_of = {
+        "oracle": np.zeros(len(pairs), int),
+        "random": rng.integers(0, 2, len(pairs)),
+        "swapped": np.ones(len(pairs), int),
+    }
+    for snr, decoder in decoders.items():
+        name = "decoded" if snr == CLEARER else f"decoded_at_{snr:g}_db"
+        signals = [listening.to(streams, 0, number, test=True, snr=snr) for number, streams in enumerate(heard)]
+        chosen = decoder.choose(np.stack(signals), pair_kinds)
+        apart = chosen >= 0  # where both are of one cluster, either intention is the same, and nothing was decoded
+        found[f"attention_{name}"] = float((chosen[apart] == 0).mean()) if apart.any() else 0.5
+        streams_of[name] = np.where(apart, chosen, 0)
+    for name, stream in streams_of.items():
         intention = clusters.intention(torch.from_numpy(pair_kinds[np.arange(len(pairs)), stream]))
         found[name] = _named(model.answers(QUESTION, scene, intention, longest=24), words, 0)
     found["none"] = _named(model.answers(QUESTION, scene, longest=24), words, 0)

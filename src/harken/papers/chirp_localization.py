@@ -58,7 +58,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
         hidden=(len(weights["regression_head.0.bias"]), len(weights["regression_head.2.bias"])),
         targets=len(weights["regression_head.4.bias"]),
         lora_rank=lora["r"],
-        lora_alpha=lora["alpha"],
+        lora_alpha=float(lora["alpha"]),
         lora_dropout=lora["dropout"],
     )
     model: Any = ChirpLocalizer.from_authors(weights, config).eval()
@@ -181,7 +181,9 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 CLAIMS = (
     Claim(
         name="start-time",
-        statement="A vision transformer tuned on synthetic spectrograms tells when, and how high, a chirp begins.",
+        statement=(
+            "A vision transformer tuned on synthetic spectrograms tells when a chirp begins, and at which frequency."
+        ),
         source="arXiv 2503.22713, abstract",
         paper_value="Pearson correlation of the start time 0.9841 (ViT-B/16 with LoRA, 100,000 spectrograms)",
         run=finds_where_chirps_begin,
@@ -201,14 +203,12 @@ PAPER = Paper(
         "models/brain/chirp_training.py",
         "models/brain/chirp_ridge.py",
         "models/see/vit.py",
-        "data/chirps.py",
         "signal/slow_spectrogram.py",
         "layers/lora.py",
     ),
     reached_by=("harken brain chirp",),
     model="harken.models.brain.chirp:ChirpLocalizer",
-    status="partial",
-    missing="its claim has not been run",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

@@ -201,8 +201,7 @@ PAPER = Paper(
     rooms=("models/brain/dbconformer.py", "models/brain/dbconformer_classifier.py", "models/brain/alignment.py"),
     reached_by=("harken brain decode",),
     model="harken.models.brain.dbconformer:DBConformer",
-    status="partial",
-    missing="its claim has not been run",
+    status="works",
     claims=CLAIMS,
     replay=replay,
 )

@@ -39,10 +39,11 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
 
     case = load_case(case_dir)
     sizes = case.config
-    sfreq, length, hop = sizes["fs_eeg"], sizes["nperseg"], sizes["nperseg"] - sizes["noverlap"]
-    envelope = speech_envelope(case.io["audio"].double().numpy(), sizes["fs_audio"])
+    sfreq, sample_rate = float(sizes["fs_eeg"]), float(sizes["fs_audio"])
+    length, hop = sizes["nperseg"], sizes["nperseg"] - sizes["noverlap"]
+    envelope = speech_envelope(case.io["audio"].double().numpy(), sample_rate)
     raw = case.io["eeg_raw"].double().numpy()
-    followed = resample_envelope(envelope, sizes["fs_audio"], sfreq, raw.shape[-1])
+    followed = resample_envelope(envelope, sample_rate, sfreq, raw.shape[-1])
     eeg = clean_eeg(raw, sfreq)
     transfer, phase = spectral_ratio(torch.from_numpy(eeg), torch.from_numpy(followed), length, hop)
     pairs = pair_spectra(transfer)

@@ -201,7 +201,7 @@ PAPER = Paper(
     reached_by=("harken brain seizure", 'create_attention("multivariate")'),
     model="harken.models.brain.mvpformer:MVPFormer",
     status="partial",
-    missing="its claim has not been run; a comparison with vanilla attention on multi-channel recordings",
+    missing="seizures of many channels: its data are too large to come by; the comparison with vanilla attention there",
     claims=CLAIMS,
     replay=replay,
 )

@@ -136,9 +136,9 @@ def paper_of_case(slug: str) -> Paper:
 def check_parity(case_dir: str | Path) -> ParityReport:
     """Run a case through its paper's replay and compare every tensor that comes back.
 
-    A tensor passes when ``max |ours - saved| <= tolerance``, or that over the largest saved magnitude for those that the
-    paper's record calls ``relative``. NaN, another shape, a name that the case has not saved,
-    and a replay that returns nothing are failures.
+    A tensor passes when ``max |ours - saved| <= tolerance``, or that over the largest saved magnitude where the paper's
+    record calls it ``relative``. NaN, another shape, a name that the case has not saved, and a replay that returns
+    nothing are failures.
 
     Raises:
         InputError: the case is damaged, its paper has no replay yet, or the replay cannot run on it.

@@ -43,7 +43,7 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
 
     case = load_case(case_dir)
     sizes = case.config
-    bands, classes, sfreq = sizes["sub_bands"], sizes["classes"], sizes["fs"]
+    bands, classes, sfreq = sizes["sub_bands"], sizes["classes"], float(sizes["fs"])
     config = SSVEPNetConfig(sizes["channels"], sizes["samples"], classes, bands, sizes["filters"])
     net = SSVEPNet.from_authors(case.weights, config).eval()
     test = split_bands(case.io["test_raw"].double().numpy(), sfreq, bands)
@@ -254,7 +254,6 @@ PAPER = Paper(
         "models/brain/trca.py",
         "signal/filter_bank.py",
         "score/brain.py",
-        "data/ssvep.py",
         "tasks/ssvep.py",
     ),
     reached_by=("harken brain ssvep",),

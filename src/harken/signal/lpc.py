@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harken.errors import InputError
 
-_AT_ONCE = 1 << 18  # numbers of a block: three of them stay in a core's cache
+_AT_ONCE = 1 << 18  # numbers of a block of rows: few enough for a cache, enough to outweigh each call's cost
 _FORGOTTEN = 1e-18  # of a recursive filter's past, below what double precision can add
 _TINY = 1e-300
 
@@ -50,12 +50,9 @@ def burg(x: Float[Tensor, "*signals samples"], order: int, warp: float = 0.0) ->
 
     Source: Burg 1975; the warped form is that of arXiv 2408.07292's code.
 
-    >>> x = torch.zeros(1, 100)
-    >>> x[0, 0] = 1.0
-    >>> for t in range(1, 100):
-    ...     x[0, t] = 0.5 * x[0, t - 1]
-    >>> burg(x, order=1).coefficients.round(decimals=2).tolist()
-    [[-0.5]]
+    >>> tone = torch.sin(0.3 * torch.arange(200))[None]  # x_t = 2 cos(0.3) x_(t-1) - x_(t-2)
+    >>> [round(a, 2) for a in burg(tone, order=2).coefficients[0].tolist()]
+    [-1.91, 1.0]
     """
     samples = x.shape[-1]
     if not 1 <= order < samples / 2:
@@ -98,8 +95,8 @@ def _burg(x: Tensor, order: int, warp: float) -> tuple[Tensor, Tensor]:
         forward = torch.addcmul(was, delayed, k[:, None], out=free[1])
         backward = torch.addcmul(delayed, was, k[:, None], out=None if free[0] is None else backward)
         free = [None, None] if free[0] is None else [delayed, was]
-        total = total * (1 - k * k)
-        error = error * (1 - k * k)
+        left_over = 1 - k * k
+        total, error = total * left_over, error * left_over
         found.append(k)
     return torch.stack(found, -1), error[:, None]
 
@@ -114,14 +111,15 @@ class _AllPass:
     def __init__(self, warp: float, samples: int):
         self.warp, self.samples = warp, samples
         taps = 1 if warp == 0 else math.ceil(math.log(_FORGOTTEN) / math.log(abs(warp)))
-        self.size = max(32, min(taps, samples))
+        self.size = max(64, min(taps, samples))
         self.start, self.end = self.size, self.size + samples - 1
         powers = torch.tensor(warp, dtype=torch.float64) ** torch.arange(2 * self.size, dtype=torch.float64)
         response = (1 - warp**2) * powers.roll(1)
         response[0] = -warp
         lag = torch.arange(self.size)[None] - torch.arange(self.size)[:, None]
         self.same = torch.where(lag >= 0, response[lag.clamp_min(0)], 0.0)
-        self.before = response[lag + self.size]
+        reach = min(taps, self.size)  # of the block before, only so many samples are still heard, and only so far
+        self.before = response[lag + self.size][-reach:, :reach].contiguous()
         self.decay = powers[2 : 2 + taps]
 
     def laid_out(self, x: Tensor) -> Tensor:
@@ -137,7 +135,8 @@ class _AllPass:
             blocks = b.reshape(-1, self.size)
             same, before = self.same.to(b.device), self.before.to(b.device)
             made = torch.mm(blocks, same, out=None if out is None else out.view(blocks.shape))
-            made[1:].addmm_(blocks[:-1], before)
+            reach = len(before)
+            made[1:, :reach].addmm_(blocks[:-1, -reach:], before)
             c = made.view(b.shape)
             # the filter has heard nothing before the second sample
             begun = c[:, start + 1 : start + 1 + len(self.decay)]

@@ -24,8 +24,8 @@ class WaveletTransform(nn.Module):
     Each level filters what the last one left of the low frequencies and keeps every second value,
     ``a[k] = sum_j low[j] x[2k + 1 - j]`` and ``d[k] = sum_j high[j] x[2k + 1 - j]`` with indices modulo the length:
     PyWavelets' mode ``"periodic"``, which keeps a few more values than samples (its ``"periodization"`` does not).
-    All levels together are one linear map. Short signals are multiplied by its matrix at once; long ones, whose matrix is
-    nearly empty, go level by level until they are short. Gradients flow through either.
+    All levels together are one linear map. Short signals are multiplied by its matrix at once; long ones, whose matrix
+    is nearly empty, go level by level until they are short. Gradients flow through either.
 
     Args:
         samples: length of the signals.

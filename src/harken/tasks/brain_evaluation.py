@@ -15,6 +15,7 @@ from harken.data.brain import Trials, flat_channels
 from harken.data.brain_splits import Split, split_trials
 from harken.errors import InputError
 from harken.figures import new_figure, save_figure
+from harken.score.brain import cohen_kappa
 
 MakeEstimator = Callable[[int], Any]
 Progress = Callable[[float, str], None]
@@ -130,7 +131,7 @@ def evaluate(
                 table = confusion_table(trials.y[test], named, len(trials.classes))
                 accuracy[row, column] = np.trace(table) / table.sum()
                 balanced[row, column] = _balanced(table)
-                kappa[row, column] = cohen_kappa(table)
+                kappa[row, column] = cohen_kappa(trials.y[test], named)
                 confusion += table / len(seeds)
                 done += 1
         scores.append(DecoderScore(name, accuracy, balanced, kappa, confusion))
@@ -199,13 +200,6 @@ def confusion_table(
     table = np.zeros((classes, classes))
     np.add.at(table, (true, named), 1)
     return table
-
-
-def cohen_kappa(table: Float[np.ndarray, "classes classes"]) -> float:
-    """Agreement beyond what the margins alone would give: 0 at chance, 1 when perfect; 0 where it is not defined."""
-    total = table.sum()
-    expected = float(table.sum(0) @ table.sum(1)) / total**2
-    return (float(np.trace(table)) / total - expected) / (1 - expected) if expected < 1 else 0.0
 
 
 def draw_evaluation(evaluation: Evaluation, path: str | os.PathLike[str], *, title: str = "") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config as jaxtyping_config
 
 from harken.errors import CheckpointError, InputError
 from harken.models.brain.aad_llm import (
@@ -67,6 +68,7 @@ def trained() -> SceneLM:
         torch.manual_seed(0)
         model = SceneLM(SceneLMConfig(dim=32, layers=2, heads=4, intention=3, bands=BANDS, stride=4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    jaxtyping_config.update("jaxtyping_disable", True)  # shapes are checked where the model is used
     pool, question = toy_batch(1500, generator), encode(["?"]).expand(32, 1)
     for step in range(250):
         for group in optimizer.param_groups:
@@ -76,6 +78,7 @@ def trained() -> SceneLM:
         model.loss(question, scene, answer, intention).backward()
         optimizer.step()
         optimizer.zero_grad()
+    jaxtyping_config.update("jaxtyping_disable", False)
     return model.eval()
 
 

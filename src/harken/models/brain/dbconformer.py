@@ -365,7 +365,7 @@ def _scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-def _config_of(given: Mapping[str, Tensor]) -> DBConformerConfig:
+def _config_of(given: Mapping[str, Any]) -> DBConformerConfig:
     """What the shapes tell; a model that never knew places is taken to be of the usual length."""
     dim, channels, _ = given["embedding.stem.sconv.conv.weight"].shape
     table = given.get("pos_embedding_temporal")
@@ -408,7 +408,7 @@ _BLOCK = {
 }
 
 
-def _from_theirs(given: Mapping[str, Tensor], c: DBConformerConfig) -> dict[str, Tensor]:
+def _from_theirs(given: Mapping[str, Any], c: DBConformerConfig) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     queries: dict[str, dict[str, Tensor]] = {}
     for name, tensor in given.items():

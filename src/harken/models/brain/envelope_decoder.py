@@ -45,7 +45,7 @@ class EnvelopeDecoder(SavedEstimator):
     >>> rng = np.random.default_rng(0)
     >>> speech = rng.standard_normal((3, 200))
     >>> brain = np.stack([speech, -speech], 1) + 0.1 * rng.standard_normal((3, 2, 200))
-    >>> decoder = EnvelopeDecoder(sfreq=50, tmin=0, tmax=0.1).fit(brain, speech)
+    >>> decoder = EnvelopeDecoder(sfreq=50.0, tmin=0.0, tmax=0.1).fit(brain, speech)
     >>> decoder.attend(brain, np.stack([rng.standard_normal((3, 200)), speech], 1)).tolist()
     [1, 1, 1]
     """

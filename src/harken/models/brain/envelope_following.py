@@ -182,7 +182,7 @@ class EnvelopeFollowing(SavedEstimator):
             eeg = eeg.reshape(-1, eeg.shape[2], length)
             envelope = envelope[:, : count * length].reshape(-1, length)
         names = names or tuple(str(number + 1) for number in range(eeg.shape[1]))
-        return np.ascontiguousarray(envelope, np.float64), np.ascontiguousarray(eeg, np.float64), sfreq, names
+        return np.array(envelope, np.float64), np.array(eeg, np.float64), sfreq, names
 
     def _short(self, x: Float[Tensor, "rows trials samples"]) -> Complex[Tensor, "rows frequencies all"]:
         """The published transform, the frames of all trials in a row."""
@@ -266,7 +266,7 @@ class EnvelopeFollowing(SavedEstimator):
         """A statistic beside surrogates of it, studentised so that all frequencies may be looked at.
 
         Every surrogate is studentised as the measurement is, by all the others: judged by a mean and a deviation that
-        it is part of, it would look tamer than it is. Coherence is judged on Fisher's scale, on which it has no long tail.
+        it is part of, it would look tamer than it is. Coherence is judged on Fisher's scale, where it has no long tail.
         """
         count, expected = len(chance), chance.mean(0)
         measured = value

@@ -73,7 +73,7 @@ class BrainSpeechDecoder(SavedEstimator):
 
     >>> rng = np.random.default_rng(0)
     >>> speech = rng.standard_normal((12, 3, 40)).astype(np.float32)
-    >>> decoder = BrainSpeechDecoder(sfreq=20, hidden=8, layers=2, epochs=1, top_k=2)
+    >>> decoder = BrainSpeechDecoder(sfreq=20.0, hidden=8, layers=2, epochs=1, top_k=2)
     >>> decoder.fit(np.tile(speech, (1, 2, 1)), speech).predict(np.tile(speech[:5], (1, 2, 1)), speech).shape
     (5,)
     """
