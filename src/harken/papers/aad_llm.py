@@ -202,7 +202,7 @@ PAPER = Paper(
     status="partial",
     missing=(
         "no code, weights or recordings of the authors exist to compare with: building blocks match an independent "
-        "package, the language model is tiny, its claims are semi-simulated (where kinds of voices are hard to find and "
+        "package, the language model is tiny, its claims are semi-simulated (kinds of voices are hard to find there, "
         "envelopes easy), and no separator of talkers ships"
     ),
     claims=CLAIMS,

@@ -208,7 +208,8 @@ PAPER = Paper(
     ),
     reached_by=("harken brain chirp",),
     model="harken.models.brain.chirp:ChirpLocalizer",
-    status="works",
+    status="partial",
+    missing="recordings with labelled chirps: on real signals it could only be looked at; ViT-B/16 was not trained",
     claims=CLAIMS,
     replay=replay,
 )
