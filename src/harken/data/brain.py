@@ -272,6 +272,8 @@ def as_array(X: Any) -> tuple[Float[np.ndarray, "trials channels samples"], floa
     if hasattr(X, "get_data") and hasattr(X, "info"):
         picked = X.copy().pick("data") if len(X.ch_names) else X
         return picked.get_data(copy=False).astype(np.float32), float(X.info["sfreq"]), tuple(picked.ch_names)
+    if hasattr(X, "toarray"):
+        raise InputError("sparse matrices are not taken: expected a dense array (trials, channels, samples)")
     try:
         array = np.asarray(X)
         if np.iscomplexobj(array):
@@ -304,7 +306,8 @@ def check_trials(
         InputError: no trials, another number of channels or samples, NaN or infinite values.
     """
     if not x.size:
-        raise InputError(f"Found array with 0 sample(s) (shape={x.shape}) while a minimum of 1 is required.")
+        what, shape = ("sample", x.shape) if not len(x) else ("feature", (len(x), 0))
+        raise InputError(f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required.")
     for what, expected, got in (("channels", channels, x.shape[1]), ("samples", samples, x.shape[2])):
         if expected is not None and got != expected:
             raise InputError(f"the decoder was fitted on {expected} {what}, these trials have {got}")

@@ -147,7 +147,7 @@ def test_trials_of_another_shape_are_refused():
     model = PowerClassifier(epochs=1).fit(x, y)
     with pytest.raises(InputError, match="fitted on 3 channels"):
         model.predict(x[:, :2])
-    with pytest.raises(InputError, match="fitted on 64 samples"):
+    with pytest.raises(InputError, match="on 64 samples"):
         model.predict(x[:, :, :50])
     with pytest.raises(NotFittedError):
         PowerClassifier().predict(x)

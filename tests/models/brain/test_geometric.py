@@ -130,13 +130,14 @@ def quick(**options):
 
 @pytest.mark.parametrize(("nodes", "channels"), [("trials", 1), ("channels", 5)])
 def test_it_learns_saves_and_loads(nodes, channels, tmp_path):
-    x, y = trials(channels=channels)
+    x, y = trials(30 + 30 * channels, channels)
+    x, y, new, of_new = x[:-20], y[:-20], x[-20:], y[-20:]
     carries = "both" if nodes == "trials" else "spectrum"
-    model = clone(quick(nodes=nodes, carries=carries)).fit(x[:40], y[:40])
-    assert model.score(x[40:], y[40:]) > 0.75
+    model = clone(quick(nodes=nodes, carries=carries)).fit(x, y)
+    assert model.score(new, of_new) > 0.75
     model.save(tmp_path)
     again = load_estimator(tmp_path)
-    np.testing.assert_array_equal(again.predict_proba(x[40:]), model.predict_proba(x[40:]))
+    np.testing.assert_array_equal(again.predict_proba(new), model.predict_proba(new))
 
 
 def test_unlabelled_trials_get_labels():

@@ -148,7 +148,7 @@ def test_what_a_recording_lacks_is_said(fitted):
         fitted.predict_recording(silent[:, :100])
     with pytest.raises(InputError, match="at least 1 segment"):
         fitted.predict_recording(silent, step=0)
-    with pytest.raises(InputError, match="2 channels, these trials have 3"):
+    with pytest.raises(InputError, match="on 2 channels"):
         fitted.predict(np.zeros((1, 3, 200)))
 
 

@@ -27,6 +27,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import column_or_1d
 except ImportError:
     raise MissingExtraError("scikit-learn", extra="brain") from None
 
@@ -210,6 +211,8 @@ class NeuralClassifier(ClassifierMixin, SavedEstimator):
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
         if y.shape != (len(x),):
             raise InputError(f"expected one label for each of {len(x)} trials, got labels of shape {y.shape}")
         check_classification_targets(y)
@@ -247,6 +250,13 @@ class NeuralClassifier(ClassifierMixin, SavedEstimator):
         if names is not None and self.ch_names_ is not None and names != self.ch_names_:
             raise InputError(
                 f"the decoder was fitted on the channels {', '.join(self.ch_names_)}: give these, in this order"
+            )
+        count, wanted = int(np.prod(x.shape[1:])), self.channels_ * self.samples_
+        if x.size and count != wanted:  # scikit-learn's words, then ours
+            raise InputError(
+                f"X has {count} features, but {type(self).__name__} is expecting {wanted} features as input: "
+                f"it was fitted on {self.channels_} channels and on {self.samples_} samples, these trials have "
+                f"{x.shape[1]} and {x.shape[2]}"
             )
         check_trials(x, channels=self.channels_, samples=self.samples_)
         return x
