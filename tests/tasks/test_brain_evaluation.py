@@ -73,6 +73,11 @@ def test_bad_folds_and_names_are_refused():
         evaluate({"spy": lambda seed: Spy()}, given, splits=[(same, same)])
     with pytest.raises(InputError, match="no training trial of class"):
         evaluate({"spy": lambda seed: Spy()}, given, splits=[(np.array([0, 2]), np.array([1]))])
+    flat = Trials(np.zeros((20, 3, 64)), np.arange(20) % 2, ("a", "b"), 128.0)
+    with pytest.raises(InputError, match="csp-lda cannot learn from these trials"):
+        evaluate(named_decoders(["csp-lda"], 128.0), flat)
+    with pytest.raises(InputError, match="two classes"):
+        evaluate({"spy": lambda seed: Spy()}, Trials(np.ones((9, 1, 8)), np.zeros(9), ("a",), 128.0))
     with pytest.raises(InputError, match="no decoder named"):
         named_decoders(["magic"], 128.0)
     with pytest.raises(InputError, match="one subject only"):

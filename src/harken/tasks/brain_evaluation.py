@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from harken.data.brain import Trials, flat_channels
+from harken.data.brain import Trials, check_trials, flat_channels
 from harken.data.brain_splits import Split, split_trials
 from harken.errors import InputError
 from harken.figures import new_figure, save_figure
+from harken.models._base import first_line
 from harken.score.brain import cohen_kappa
 
 MakeEstimator = Callable[[int], Any]
@@ -109,6 +110,9 @@ def evaluate(
     Raises:
         InputError: the trials do not allow the split, or a fold lacks a class.
     """
+    check_trials(trials.x)
+    if len(np.unique(trials.y)) < 2:
+        raise InputError("expected trials of at least two classes, got one class")
     parts = list(splits) if splits is not None else split_trials(trials, split, folds)
     _check_parts(trials, parts)
     scores, done, total = [], 0, len(decoders) * len(parts) * len(seeds)
@@ -122,12 +126,7 @@ def evaluate(
                 if progress is not None:
                     progress(done / total, f"{name}, fold {row + 1} of {len(parts)}, seed {seed}")
                 if named is None or not getattr(make, "deterministic", False):
-                    estimator = make(seed)
-                    grouped = "groups" in inspect.signature(estimator.fit).parameters
-                    estimator.fit(
-                        trials.x[train], trials.y[train], **({"groups": trials.subject[train]} if grouped else {})
-                    )
-                    named = _named_by_subject(estimator, trials, test)
+                    named = _learned_and_named(name, make(seed), trials, train, test)
                 table = confusion_table(trials.y[test], named, len(trials.classes))
                 accuracy[row, column] = np.trace(table) / table.sum()
                 balanced[row, column] = _balanced(table)
@@ -139,6 +138,20 @@ def evaluate(
     judged = sum(len(test) for _, test in parts)
     what = split if splits is None else "given"
     return Evaluation(tuple(scores), trials.classes, what, float(np.mean(chance)), judged, tuple(_notes(trials)))
+
+
+def _learned_and_named(
+    name: str, estimator: Any, trials: Trials, train: Int[np.ndarray, " train"], test: Int[np.ndarray, " test"]
+) -> Int[np.ndarray, " test"]:
+    """The labels that a decoder gives to test trials after it was fitted on others."""
+    grouped = "groups" in inspect.signature(estimator.fit).parameters
+    try:
+        estimator.fit(trials.x[train], trials.y[train], **({"groups": trials.subject[train]} if grouped else {}))
+        return _named_by_subject(estimator, trials, test)
+    except InputError:
+        raise
+    except ValueError as error:  # of a solver that cannot: flat channels, trials of one sample
+        raise InputError(f"{name} cannot learn from these trials, leave it out: {first_line(error)}") from None
 
 
 def _named_by_subject(estimator: Any, trials: Trials, test: Int[np.ndarray, " test"]) -> Int[np.ndarray, " test"]:
