@@ -85,6 +85,35 @@ def test_a_table_with_a_clock_and_markers_is_a_recording(tmp_path):
     assert found.events.tolist() == [[50, 1], [150, 1], [250, 1]]
 
 
+def test_an_xdf_files_markers_are_events(tmp_path, monkeypatch):
+    import sys
+    from types import ModuleType
+
+    told = {"channels": [{"channel": [{"label": ["Cz"], "unit": ["microvolts"]}, {"label": ["Pz"], "unit": None}]}]}
+    times = 100 + np.arange(50) / 25
+    streams = [
+        {"info": {"type": ["Audio"]}, "time_series": [[1]], "time_stamps": [100]},
+        {
+            "info": {"type": ["EEG"], "nominal_srate": ["25"], "desc": [told]},
+            "time_series": np.ones((50, 2)),
+            "time_stamps": times,
+        },
+        {"info": {"type": ["Markers"]}, "time_series": [["go"], ["7"]], "time_stamps": [100.4, 101.0]},
+    ]
+    module = ModuleType("pyxdf")
+    module.load_xdf = lambda path, verbose: (streams, {})
+    monkeypatch.setitem(sys.modules, "pyxdf", module)
+    (tmp_path / "a.xdf").write_bytes(b"XDF:")
+    found = read_recording(tmp_path / "a.xdf", unit="mV")
+    assert found.ch_names == ("Cz", "Pz")
+    assert found.data[:, 0] == pytest.approx([1e-6, 1e-3])
+    assert found.events.tolist() == [[10, 1], [25, 7]]
+    assert found.event_names == {1: "go", 7: "7"}
+    streams.pop(1)
+    with pytest.raises(InputError, match="no stream of EEG"):
+        read_recording(tmp_path / "a.xdf")
+
+
 def test_several_recordings_in_one_file_are_sessions(tmp_path):
     arrays = {"fs": 64, "scale_uV": 0.5, "channels": np.array(["L", "R"])}
     for i in range(2):

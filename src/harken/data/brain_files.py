@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harken.data.brain import Recording, Trials, joined, require_mne
+from harken.data.brain_xdf import read_xdf
 from harken.errors import InputError
 
 UNLABELLED = "unlabelled"  # class of trials that come without any
@@ -28,7 +29,7 @@ def read_recording(
     channels: Sequence[str] | None = None,
     unit: str = "uV",
 ) -> Recording:
-    """One continuous recording: EDF, BDF, GDF, FIF, BrainVision, EEGLAB and whatever else MNE reads, ``.npz``, CSV.
+    """One continuous recording: EDF, BDF, GDF, FIF, BrainVision, EEGLAB and what else MNE reads, XDF, ``.npz``, CSV.
 
     An ``.npz`` holds ``data`` or ``eeg``, ``(channels, samples)`` or the other way round (the shorter side is the
     channels), ``sfreq`` or ``fs``, and perhaps ``ch_names`` or ``channels``, ``events`` ``(n, 2)``, ``unit``,
@@ -51,6 +52,8 @@ def read_recording(
             found = _recording_of_arrays(arrays, path, sfreq, unit)
     elif path.suffix.lower() in _TEXT:
         found = _recording_of_table(path, sfreq, unit)
+    elif path.suffix.lower() in (".xdf", ".xdfz"):
+        found = read_xdf(path, volts_per(unit))
     else:
         found = _recording_by_mne(path)
     if channels is not None:
