@@ -83,7 +83,7 @@ def independent_segments(segments: int, length: int, hop: int) -> float:
 def coherence_by_chance(segments: float, alpha: float = 0.05) -> float:
     """The coherence that independent Gaussian signals exceed with probability ``alpha``: ``1 - alpha^(1 / (K - 1))``.
 
-    >>> round(coherence_by_chance(20), 3)
+    >>> round(coherence_by_chance(20.0), 3)
     0.146
     """
     return 1.0 if segments <= 1 else 1 - alpha ** (1 / (segments - 1))
