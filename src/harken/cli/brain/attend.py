@@ -74,6 +74,22 @@ def attend(
     low: options.Low = None,
     high: options.High = None,
     unit: options.Unit = "uV",
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A question about the scene, from the side of the attended talker; may be repeated.",
+            rich_help_panel=options.RESULTS,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--language-model",
+            help="Let this audio language model of Hugging Face answer, such as Qwen/Qwen2-Audio-7B-Instruct.",
+            show_default="answers are measured",
+            rich_help_panel=options.RESULTS,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Write the attended talker here.", rich_help_panel=options.RESULTS),
@@ -93,11 +109,14 @@ def attend(
     seen, for windows of several lengths; with --decoder a trained one decides. Pitch, tempo and loudness of each talker
     are measured.
 
+    --ask puts questions: who is attended, how high, fast or loud they or the other are, who is louder. Those are
+    answered by measurement; what was said needs --language-model.
+
     Examples: harken brain attend s1.edf --streams a.wav b.wav --attended A --save decoder --plot attention.png
 
     harken brain attend s2.edf --mixture room.wav --voices a.wav b.wav --decoder decoder -o heard.wav
 
-    harken brain attend --demo
+    harken brain attend --demo --ask "How fast does the attended talker speak?" --ask "Who is louder?"
     """
     from harken.cli.training import need
     from harken.errors import InputError
@@ -143,11 +162,22 @@ def attend(
         if save is not None:
             made.save(save)
     found = replace(found, notes=(*found.notes, *notes))
+    answers = _answers(ask or [], found, talkers, model)
     if out is not None:
         _write(out, talkers[found.talker])
     if plot is not None:
         draw_attention(found, plot)
-    options.tell(found.as_json(), report=report, as_json=as_json, text=lambda: _show(found))
+    told = {**found.as_json(), "answers": [{"question": q, "answer": a} for q, a in answers]}
+    options.tell(told, report=report, as_json=as_json, text=lambda: _show(found, answers))
+
+
+def _answers(questions: list[str], found: Any, talkers: Any, model: str | None) -> list[tuple[str, str]]:
+    from harken.tasks.scene_questions import language_model, measured_answer, model_answer
+
+    if model is None:
+        return [(question, measured_answer(question, found)) for question in questions]
+    answerer, embed = language_model(model)
+    return [(question, model_answer(question, found, talkers, answerer, embed=embed)) for question in questions]
 
 
 def _given(path: Path | None) -> Path:
@@ -169,8 +199,10 @@ def _write(path: Path, samples: np.ndarray) -> None:
     write(path, Audio(samples, RATE))
 
 
-def _show(found: Any) -> None:
+def _show(found: Any, answers: list[tuple[str, str]]) -> None:
     typer.echo(found.text())
+    for question, answer in answers:
+        typer.echo(f"{question} {answer}")
     if found.accuracy:
         typer.echo("right decisions on trials not trained on, by seconds of a window (chance 50 %):")
         typer.echo("  " + "  ".join(f"{seconds:g} s {share:.0%}" for seconds, share in sorted(found.accuracy.items())))
