@@ -48,8 +48,7 @@ def read_recording(
     """
     path = _existing(path)
     if path.suffix == ".npz":
-        with _Archive(path) as arrays:
-            found = _recording_of_arrays(arrays, path, sfreq, unit)
+        found = _recording_of_arrays(_arrays_of(path), path, sfreq, unit)
     elif path.suffix.lower() in _TEXT:
         found = _recording_of_table(path, sfreq, unit)
     elif path.suffix.lower() in (".xdf", ".xdfz"):
@@ -96,8 +95,7 @@ def read_trials(
     """
     path = _existing(path)
     if path.suffix == ".npz":
-        with _Archive(path) as arrays:
-            made = _trials_of_arrays(arrays, path, tmin, tmax, sfreq, channels, band, notch, unit)
+        made = _trials_of_arrays(_arrays_of(path), path, tmin, tmax, sfreq, channels, band, notch, unit)
     elif path.name.endswith(("-epo.fif", "-epo.fif.gz", "_epo.fif", "_epo.fif.gz")):
         made = _trials_by_mne(path)
     else:
@@ -147,42 +145,29 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-class _Archive:
-    """An ``.npz`` whose arrays are read one by one, after a look at their sizes."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> dict[str, np.ndarray]:
-        arrays, total = {}, 0
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for name in archive.namelist():
-                    with archive.open(name) as file:
-                        version = np.lib.format.read_magic(file)
-                        read = (
-                            np.lib.format.read_array_header_1_0
-                            if version[0] == 1
-                            else np.lib.format.read_array_header_2_0
-                        )
-                        shape, _, dtype = read(file)
-                    if dtype.hasobject:
-                        raise InputError(f"'{self.path}' holds Python objects, of which none was read")
-                    total += int(np.prod(shape, dtype=np.float64) * max(4, dtype.itemsize))
-                    if total > LARGEST:
-                        raise InputError(
-                            f"'{self.path}' needs more than {LARGEST >> 30} GiB: cut it into smaller files"
-                        )
-                with np.load(self.path, allow_pickle=False) as loaded:
-                    arrays = {name: loaded[name] for name in loaded.files}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"'{self.path}' is not a readable .npz file: {str(error)[:100]}") from None
-        return arrays
-
-    def __exit__(self, *_: object) -> None:
-        pass
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz``, after a look at what they would take."""
+    total = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    version = np.lib.format.read_magic(file)
+                    read = (
+                        np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+                    )
+                    shape, _, dtype = read(file)
+                if dtype.hasobject:
+                    raise InputError(f"'{path}' holds Python objects, of which none was read")
+                total += int(np.prod(shape, dtype=np.float64) * max(4, dtype.itemsize))
+                if total > LARGEST:
+                    raise InputError(f"'{path}' needs more than {LARGEST >> 30} GiB: cut it into smaller files")
+        with np.load(path, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except InputError:
+        raise
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+        raise InputError(f"'{path}' is not a readable .npz file: {str(error)[:100]}") from None
 
 
 def _rate(arrays: dict[str, np.ndarray], given: float | None, path: Path) -> float:

@@ -17,7 +17,8 @@ def replay(case_dir: Path) -> dict[str, Tensor]:
     """The backward response function of a case, what it reconstructs, and the clusters of its speakers."""
     from harken.models.brain.speaker_clusters import nearest_centroid
     from harken.papers.parity import load_case
-    from harken.signal.temporal_response import TemporalResponse, correlation, fit_temporal_response
+    from harken.signal.correlation import correlation
+    from harken.signal.temporal_response import TemporalResponse, fit_temporal_response
 
     case = load_case(case_dir)
     io, config = case.io, case.config

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from harken.papers._record import Claim, Evidence, Paper, Progress, Verdict
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from harken.papers._trials import Trials
@@ -91,6 +90,7 @@ def finds_where_chirps_begin(seed: int, quick: bool, progress: Progress) -> Evid
     from harken.models.brain.chirp_ridge import follow_ridge
     from harken.models.brain.chirp_training import Lesson, lesson_pictures, teach
     from harken.papers._trials import Trials
+    from harken.tasks.find_chirps import pearson
 
     seeds = range(seed, seed + (1 if quick else 2))
     pictures, epoch = (64, 32) if quick else (PICTURES, 2000)
@@ -128,7 +128,7 @@ def finds_where_chirps_begin(seed: int, quick: bool, progress: Progress) -> Evid
         guesses["ridge"] = follow_ridge(test[:, 0].numpy())
         for name, guess in guesses.items():
             for column, target in enumerate(TARGETS):
-                r = _correlation(guess[:, column], places[:, column].numpy())
+                r = pearson(guess[:, column], places[:, column].numpy())
                 found[target].values.setdefault(name, []).append(r)
     measured: dict[str, float] = {}
     baseline: dict[str, float] = {}
@@ -169,13 +169,6 @@ def _judge(start_time: Trials) -> Verdict:
     return (
         "holds" if r >= NEAR else "holds in direction" if r >= SOME else "fails here" if r < NONE else "not shown here"
     )
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's; 0 where one does not vary."""
-    import numpy as np
-
-    return float(np.corrcoef(one, other)[0, 1]) if one.std() and other.std() else 0.0
 
 
 CLAIMS = (

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harken.errors import InputError
+from harken.signal.correlation import correlation
 
 Direction = Literal["forward", "backward"]
 _LARGEST = 20_000  # columns: their matrix is a square
@@ -237,13 +238,6 @@ def leave_one_out(
             made = (columns @ flat).unflatten(-1, path.shape[::2])
             found.append(correlation(made, y[:, None].expand_as(made), dim=0))
     return torch.stack(found)
-
-
-def correlation(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], dim: int = -1) -> Tensor:
-    """Pearson's along a dimension; 0 where one of the two is constant."""
-    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    norms = (a.square().sum(dim) * b.square().sum(dim)).sqrt()
-    return torch.where(norms > 0, (a * b).sum(dim) / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
 
 
 def _check_regularization(regularization: Sequence[float]) -> None:

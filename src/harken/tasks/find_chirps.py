@@ -101,12 +101,13 @@ def judge_on_synthetic(
     guesses |= {f"{name}, refined": locator.refine(made)[:, :3] for name, locator in locators.items()}
     for name, guess in guesses.items():
         columns = list(zip(TARGETS, guess.T, true.T, strict=True))
-        correlation[name] = {target: _correlation(one, other) for target, one, other in columns}
+        correlation[name] = {target: pearson(one, other) for target, one, other in columns}
         error[name] = {target: float(np.abs(one - other).mean()) for target, one, other in columns}
     return SyntheticScore(pictures, correlation, error)
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def pearson(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation of guessed and true values; 0 where one does not vary."""
     return float(np.corrcoef(one, other)[0, 1]) if one.std() and other.std() else 0.0
 
 

@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from harken.data.eeg_noise import DirtyEpochs, NoiseConfig, artefacts, mixed
 from harken.models._base import Model
-from harken.models.brain.denoiser import Denoised, DenoiserConfig, EEGDenoiser, correlation
+from harken.models.brain.denoiser import Denoised, DenoiserConfig, EEGDenoiser
 from harken.score.denoising import score_denoising
+from harken.signal.correlation import correlation
 from harken.train.loop import Recipe
 
 JUDGED_SNRS = (-7.0, -5.0, -3.0, -1.0, 0.0, 2.0)

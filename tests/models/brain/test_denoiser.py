@@ -11,8 +11,9 @@ from harken.data.brain_output import write_recording
 from harken.data.eeg_noise import DirtyEpochs, NoiseConfig, artefacts, clean_epochs, mixed
 from harken.errors import InputError, OutputError
 from harken.models import weights_folder
-from harken.models.brain.denoiser import DenoiserConfig, EEGDenoiser, correlation
+from harken.models.brain.denoiser import DenoiserConfig, EEGDenoiser
 from harken.score.denoising import score_denoising
+from harken.signal.correlation import correlation
 from harken.train.eeg_denoiser import DenoiserRecipe, held_out_pairs
 from harken.train.loop import LoopConfig, train
 

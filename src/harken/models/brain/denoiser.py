@@ -16,6 +16,7 @@ from harken.attention import create_attention
 from harken.errors import InputError
 from harken.layers.transformer import TransformerBlock
 from harken.models._base import Model, build
+from harken.signal.correlation import correlation
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,3 @@ class EEGDenoiser(Model):
     def from_authors(cls, state_dict: Mapping[str, Any], config: DenoiserConfig | None = None) -> Self:
         """No weights were published: parameters are expected under harken's own names."""
         return build(lambda: cls(config), state_dict)
-
-
-def correlation(
-    one: Float[Tensor, "*batch samples"], other: Float[Tensor, "*batch samples"]
-) -> Float[Tensor, "*batch"]:
-    """Pearson's, along the last axis; 0 where one of them is constant."""
-    one, other = one - one.mean(-1, keepdim=True), other - other.mean(-1, keepdim=True)
-    norm = one.square().sum(-1) * other.square().sum(-1)
-    return (one * other).sum(-1) / norm.clamp_min(1e-20).sqrt()

@@ -5,6 +5,7 @@ What SSVEP-DNN (arXiv 2011.08562) is compared with: CCA (Lin et al. 2007) and FB
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -139,8 +140,9 @@ class _FlickerClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         check_trials(x)
         return x, sfreq or self.sfreq
 
+    @abstractmethod
     def _scores(self, x: np.ndarray, sfreq: float) -> np.ndarray:
-        raise NotImplementedError
+        """A score of each trial for each class."""
 
 
 class CCAClassifier(_FlickerClassifier):
